@@ -1,0 +1,64 @@
+# Everything a developer types. `make help` lists it.
+PYTHON  ?= python3.11
+VENV    ?= .venv
+UV      := .tool/bin/uv
+PY      := $(VENV)/bin/python
+LOCK    := requirements/cpu-3.11.txt
+# The CPU build of torch: from pip's configured find-links where such a wheel lies there, else from PyTorch's CPU index.
+LINKS   := $(firstword $(PIP_FIND_LINKS) $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",--torch-backend cpu)
+export PYTHONPATH := platform
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo quickstart wiki-small test test-slow lint lock bench serve clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+setup: $(VENV)/.ready  ## virtual environment, pinned packages (JDK and language model are packages too)
+
+$(UV):
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11)' || { echo "aqe needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Setting up: about 4 GB of disk below this directory, 2 minutes with a fast network (1.6 GB of packages)."
+	@$(PYTHON) -m venv .tool
+	@.tool/bin/pip install -q --no-warn-script-location uv==0.13.9
+
+$(VENV)/.ready: $(LOCK) $(UV)
+	@$(UV) venv -q --allow-existing --python $(PYTHON) $(VENV)
+	@$(UV) pip sync -q --python $(PY) $(TORCH) $(LOCK)
+	@$(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	@touch $@
+
+demo: setup  ## the whole loop at small counts (15 minutes on 2 cores, 8 GB of memory)
+	@$(PY) -m cluster.local.submit --config demo
+
+quickstart: setup  ## the whole loop with counts large enough for a result (90 minutes on 2 cores); resumes
+	@$(PY) -m cluster.local.submit --config quickstart
+
+wiki-small: setup  ## the recipe on Wikipedia passages that lie in ../shared/data/wiki
+	@$(PY) -m cluster.local.submit --config wiki_small
+
+test: setup  ## the tests
+	@$(PY) -m pytest -q -m "not slow"
+
+test-slow: setup  ## the longer tests
+	@$(PY) -m pytest -q -m slow
+
+lint: setup  ## ruff and mypy
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy platform/aqe jobs serve cluster tests
+
+bench: setup  ## benchmarks against peers
+	@for f in benchmarks/*.py; do $(PY) $$f || exit 1; done
+
+serve: setup  ## the expander as an HTTP endpoint on http://127.0.0.1:8000
+	@$(PY) -m cluster.local.serve
+
+# --excludes only here: the GPU build needs torchvision, torchaudio and triton.
+lock: $(UV)  ## resolve the pinned packages anew
+	$(UV) pip compile -q pyproject.toml --extra cpu --extra demo --extra dev --excludes requirements/cpu-excludes.txt $(TORCH) \
+	  --python-version 3.11 --no-annotate --custom-compile-command "make lock" -o requirements/cpu-3.11.txt
+	$(UV) pip compile -q pyproject.toml --extra gpu --extra demo --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --no-annotate --custom-compile-command "make lock" -o requirements/gpu-3.11.txt
+
+clean:  ## remove the environment and caches, keep runs/
+	rm -rf $(VENV) .tool .pytest_cache .mypy_cache .ruff_cache .hypothesis

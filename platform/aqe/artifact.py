@@ -1,0 +1,151 @@
+"""A directory that is made whole or not at all, named by the fingerprint of what it depends on.
+
+`runs/<name>/<stage>-<fingerprint>/` holds the data and `manifest.json`. The manifest is written last and atomically:
+a directory with one is complete and never changes again; one without is unfinished work that the same command resumes.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from aqe.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete directory and what its manifest says."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def stats(self) -> Mapping[str, Any]:
+        """Counts, rates and seconds that the stage measured of itself."""
+        stats: Mapping[str, Any] = self.manifest["stats"]
+        return stats
+
+    def read(self, name: str = "data") -> pa.Table:
+        """The Parquet file `name`.parquet, or all files of the directory `name`/ in the order of their names."""
+        return read_parquet(self.path / f"{name}.parquet" if (self.path / f"{name}.parquet").exists() else self.path / name)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """A Parquet file, or a directory of them in the order of their names (rows come in the same order every time)."""
+    if path.is_dir():
+        files = sorted(str(p) for p in path.glob("*.parquet"))
+        if not files:
+            raise ArtifactError(f"{path} holds no Parquet file")
+        return pads.dataset(files, format="parquet").to_table()
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist")
+    return pq.read_table(path)
+
+
+def write_parquet(data: pa.Table, path: Path) -> None:
+    """Write so that `path` is either the whole table or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    pq.write_table(data, part)
+    os.replace(part, path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write so that `path` is either the whole text or not there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of the SHA-256 of `value` as canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """16 hex digits of the SHA-256 of a file, or of all files below a directory with their names."""
+    if path.is_dir():
+        return digest([[str(p.relative_to(path)), file_digest(p)] for p in sorted(path.rglob("*")) if p.is_file()])
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()[:16]
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of the packages that change a stage's results; one that is absent is left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def load(path: Path) -> Artifact:
+    """Open a complete artifact. ArtifactError when it is not one."""
+    try:
+        return Artifact(path, json.loads((path / MANIFEST).read_text()))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is not complete (no {MANIFEST}). Run the job that makes it again: it resumes.") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path / MANIFEST} is not JSON ({error}). Remove the directory and run the job again.") from None
+
+
+def make(
+    root: Path,
+    stage: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Artifact | str],
+    build: Callable[[Path], Mapping[str, Any]],
+    packages: tuple[str, ...] = (),
+    say: Callable[[str], None] = print,
+) -> Artifact:
+    """Return the artifact of `stage` for this config and these inputs, building it unless it is there.
+
+    `build(path)` fills the directory and returns the stage's statistics. It may find its own unfinished work there.
+    `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id).
+    `packages` are those whose version changes the result. Raises ArtifactError when another process is building it.
+    """
+    ids = {name: value.fingerprint if isinstance(value, Artifact) else value for name, value in inputs.items()}
+    found = versions(*packages)
+    fingerprint = digest({"stage": stage, "config": config, "inputs": ids, "versions": found})
+    path = root / f"{stage}-{fingerprint}"
+    if (path / MANIFEST).exists():
+        say(f"{stage}: done before, {path.name}")
+        return load(path)
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / f".{path.name}.lock", timeout=0):
+            started = time.time()
+            stats = build(path)
+            manifest = {
+                "stage": stage,
+                "fingerprint": fingerprint,
+                "config": config,
+                "inputs": ids,
+                "parents": {n: a.path.name for n, a in inputs.items() if isinstance(a, Artifact)},
+                "versions": found,
+                "stats": {**stats, "wall_seconds": round(time.time() - started, 3)},
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+            write_text(json.dumps(manifest, indent=1, default=str) + "\n", path / MANIFEST)
+    except Timeout:
+        raise ArtifactError(f"{path} is being built by another process. Wait for it, or stop it and run again.") from None
+    return load(path)

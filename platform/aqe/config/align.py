@@ -1,0 +1,72 @@
+"""Alignment: RSFT, then DPO."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from aqe.config.base import Config
+
+
+class TrainConfig(Config):
+    """What RSFT and DPO share. AdamW without weight decay, as the paper."""
+
+    learning_rate: float = Field(default=5e-5, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    """Rows (RSFT) or pairs (DPO) an optimiser step, over all workers."""
+    warmup_ratio: float = Field(default=0.05, ge=0, le=1)
+    lr_scheduler: str = "linear"
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    trl: dict[str, Any] = {}
+    """Any further field of TRL's SFTConfig or DPOConfig; checked by that class before compute is spent."""
+
+
+class RsftConfig(TrainConfig):
+    """Rejection-sampling fine-tuning: maximum likelihood of the best-ranked candidate."""
+
+
+class DpoConfig(TrainConfig):
+    """Direct preference optimisation of best against worst, against the frozen start model."""
+
+    beta: float = Field(default=0.1, gt=0)
+    loss_type: str = "sigmoid"
+
+
+class LoraConfig(Config):
+    """Low-rank adapters in place of full fine-tuning; merged into the model at the end."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class AlignConfig(Config):
+    """One model: its stages and how they run."""
+
+    stages: tuple[Literal["rsft", "dpo"], ...] = ("rsft", "dpo")
+    rsft: RsftConfig = RsftConfig()
+    dpo: DpoConfig = DpoConfig()
+    lora: LoraConfig | None = None
+    """Null means full fine-tuning."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage; 0 shards nothing."""
+    workers: int | None = Field(default=None, ge=1)
+    """Ray Train workers; null means one a GPU, or one a CPU core where there is no GPU (at most 2)."""
+    micro_batch_size: int = Field(default=4, ge=1)
+    """Rows or pairs a worker puts through the model at once; the rest of the batch is accumulated."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+    max_length: int = Field(default=512, ge=16)
+    """Tokens of prompt and completion together; longer rows are dead letters, never cut."""
+    checkpoint_steps: int = Field(default=50, ge=1)
+    """Optimiser steps between checkpoints."""
+    max_failures: int = Field(default=2, ge=0)
+    """Restarts from the last checkpoint after a worker died."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _order(self) -> "AlignConfig":
+        if self.stages not in {("rsft",), ("dpo",), ("rsft", "dpo")}:
+            raise ValueError(f"`stages` is {list(self.stages)}; it can be [rsft], [dpo] or [rsft, dpo]")
+        return self

@@ -1,0 +1,81 @@
+"""Where the corpus, the queries and the base model come from."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aqe.config.base import Config
+
+
+class ModelConfig(Config):
+    """A causal language model."""
+
+    source: str = "package:smollm2-135m-instruct"
+    """A Hugging Face hub id, a local directory, or `package:NAME` for a model that ships inside a Python package."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id."""
+
+
+class FileCorpus(Config):
+    """Passages in files with the columns docid, text and, if there is one, title."""
+
+    format: Literal["parquet", "jsonl"]
+    path: Path
+    """A file, or a directory of files."""
+
+
+class ReverseDictionary(Config):
+    """The quickstart's corpus and queries, from two dictionaries that ship as Python packages (extra `demo`)."""
+
+    format: Literal["reverse_dictionary"]
+
+
+CorpusConfig = Annotated[FileCorpus | ReverseDictionary, Field(discriminator="format")]
+
+
+class FileQueries(Config):
+    """Queries in files with the columns qid, text and, where they are known, answers or positives."""
+
+    format: Literal["parquet", "jsonl"]
+    path: Path | list[Path]
+    """A file (.gz allowed for JSONL), a directory of files, or a list of them."""
+    skip: int = Field(default=0, ge=0)
+    """Queries left out from the head of each file, after `order`."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most this many queries of each file; null means all."""
+    order: Literal["file", "hash"] = "hash"
+    """`hash` takes queries in the order of the MD5 of their qid, so that a `limit` is a fair sample; `file` as they lie."""
+
+
+class ReverseDictionaryQueries(Config):
+    """One split of the quickstart's queries."""
+
+    format: Literal["reverse_dictionary"]
+    split: Literal["train", "dev", "test"]
+    skip: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+
+
+QueriesConfig = Annotated[FileQueries | ReverseDictionaryQueries, Field(discriminator="format")]
+
+
+class SplitsConfig(Config):
+    """Queries to align on, to choose on, and to report on. No query may be in two of them."""
+
+    train: QueriesConfig
+    dev: QueriesConfig
+    test: QueriesConfig
+
+
+class IndexConfig(Config):
+    """The BM25 index."""
+
+    k1: float = Field(default=0.9, ge=0)
+    b: float = Field(default=0.4, ge=0, le=1)
+    language: str = "en"
+    """Lucene's analyzer, by ISO code; `en` is the English analyzer with Porter stems."""
+    threads: int | None = Field(default=None, ge=1)
+    """Indexing threads; null means all cores of the machine that indexes."""
+    jvm_heap: str = Field(default="1g", pattern=r"^\d+[mg]$")
+    """Heap of each Java machine, as in `-Xmx`."""

@@ -1,0 +1,135 @@
+"""The whole configuration, and how it is read: defaults, then a preset or file, then `--set key.path=value`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from aqe.config.align import AlignConfig
+from aqe.config.base import Config
+from aqe.config.data import CorpusConfig, FileCorpus, FileQueries, IndexConfig, ModelConfig, SplitsConfig
+from aqe.config.evaluate import EvaluateConfig
+from aqe.config.rank import PreferConfig, RankConfig
+from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
+from aqe.errors import ConfigError
+
+PRESETS = Path(__file__).parents[3] / "jobs" / "presets"
+
+
+class PipelineConfig(Config):
+    """One run of the loop."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    """Artifacts lie in `runs_dir`/`name`."""
+    runs_dir: Path = Path("runs")
+    model: ModelConfig = ModelConfig()
+    corpus: CorpusConfig
+    queries: SplitsConfig
+    index: IndexConfig = IndexConfig()
+    prompt: str | PromptConfig = "ear"
+    """Prompt that trains and serves: a name from `aqe.sample.prompts`, or one spelled out."""
+    engine: EngineConfig = EngineConfig()
+    sample: SampleConfig = SampleConfig()
+    rank: RankConfig = RankConfig()
+    prefer: PreferConfig = PreferConfig()
+    align: AlignConfig = AlignConfig()
+    models: tuple[str, ...] = ("rsft", "dpo", "rsft_dpo")
+    """Aligned models to train and compare."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    max_dead_share: float = Field(default=0.01, ge=0, le=1)
+    """A stage fails when more than this share of its rows could not be processed."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PipelineConfig":
+        unknown = [m for m in self.models if m not in {"rsft", "dpo", "rsft_dpo"}]
+        if unknown or not self.models:
+            raise ValueError(f"`models` is {list(self.models)}; it can name rsft, dpo and rsft_dpo")
+        if any("dpo" in m for m in self.models) and self.sample.num_samples < 2 and not self.prefer.include_plain:
+            raise ValueError(
+                "DPO needs two candidates of a query to compare, but sample.num_samples is "
+                f"{self.sample.num_samples}. Set sample.num_samples to 2 or more (the paper's is 50), or models: [rsft]."
+            )
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return self.runs_dir / self.name
+
+    @property
+    def sample_prompt(self) -> str | PromptConfig:
+        return self.prompt if self.sample.prompt is None else self.sample.prompt
+
+
+def _override(tree: dict[str, Any], assignment: str) -> None:
+    key, sign, value = assignment.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set {assignment!r}: write it as key.path=value, for instance --set align.dpo.beta=0.3")
+    *path, last = key.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {assignment!r}: {part!r} is a value, it has no keys below it")
+    tree[last] = yaml.safe_load(value)
+
+
+def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
+    """Paths made absolute: a Ray job's working directory is a copy that vanishes."""
+
+    def fix(path: Path) -> Path:
+        return Path(base_dir, path.expanduser()).resolve()
+
+    def queries(split: Any) -> Any:
+        if not isinstance(split, FileQueries):
+            return split
+        paths = [fix(p) for p in split.path] if isinstance(split.path, list) else fix(split.path)
+        return split.model_copy(update={"path": paths})
+
+    splits = SplitsConfig(**{s: queries(getattr(config.queries, s)) for s in ("train", "dev", "test")})
+    corpus = config.corpus
+    if isinstance(corpus, FileCorpus):
+        corpus = corpus.model_copy(update={"path": fix(corpus.path)})
+    model = config.model
+    if model.source.startswith((".", "~", "/")) or Path(base_dir, model.source).is_dir():
+        model = model.model_copy(update={"source": str(fix(Path(model.source)))})
+    return config.model_copy(
+        update={"runs_dir": fix(config.runs_dir), "queries": splits, "corpus": corpus, "model": model}
+    )
+
+
+def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None = None) -> PipelineConfig:
+    """Read a preset by name or a YAML file by path; relative paths in it are below `base_dir` (default: here).
+
+    Raises ConfigError that names the key, the value and what is allowed.
+    """
+    base_dir = Path(base_dir or Path.cwd()).resolve()
+    path = PRESETS / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(base_dir, name)
+    if not path.exists():
+        presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise ConfigError(f"--config {name}: {path} does not exist. Give a YAML file, or one of the presets: {presets}.")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold keys and values at its top level, not {type(tree).__name__}")
+    tree.setdefault("name", path.stem)
+    for assignment in overrides:
+        _override(tree, assignment)
+    try:
+        return _absolute(PipelineConfig.model_validate(tree), base_dir)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line a problem: the key's path, what is wrong, the value."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: there is no such key. Look for a typing error; docs/configuration.md lists all keys.")
+        else:
+            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')} (it is {problem.get('input')!r:.80})")
+    return "; ".join(lines)

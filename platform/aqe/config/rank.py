@@ -1,0 +1,38 @@
+"""Ranking and preferences."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from aqe.config.base import Config
+
+
+class RankConfig(Config):
+    """Exact gold ranks of query + expansion."""
+
+    engine: Literal["lucene"] = "lucene"
+    query_weight: int = Field(default=1, ge=1)
+    """How often the query is repeated before the expansion, in ranking, evaluation and serving alike."""
+    workers: int | None = Field(default=None, ge=1)
+    """Actors; null means one a CPU core."""
+    queries_per_unit: int = Field(default=8, ge=1)
+    """Queries ranked by one task, the unit of resuming."""
+
+
+class PreferConfig(Config):
+    """Which candidates become RSFT targets and DPO pairs."""
+
+    reward: Literal["rank", "reciprocal_rank"] = "rank"
+    """What `min_margin` is measured in: log2 of the rank, or the reciprocal rank. The order of candidates is the same."""
+    min_margin: float = Field(default=0.0, ge=0)
+    """Least difference in reward between chosen and rejected."""
+    pairs_per_query: int = Field(default=1, ge=1)
+    """Pairs a query: the best against the worst, the second best against the second worst, ..."""
+    only_if_better_than_plain: bool = False
+    """Take a query only where its best candidate ranks above the plain query."""
+    include_plain: bool = False
+    """The plain query competes as the empty expansion, so that the model can learn when to say nothing."""
+    allow_truncated: bool = True
+    """Candidates cut off at the token limit may be chosen (they never teach the end of text)."""
+    allow_empty: bool = False
+    """Candidates without any text may be chosen."""

@@ -1,0 +1,69 @@
+"""Prompts and sampling."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from aqe.config.base import Config
+
+
+class PromptConfig(Config):
+    """Text before the expansion. `{query}` stands for the query."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    template: str
+    """What the model continues (or, with `chat`, the user's message)."""
+    chat: bool = False
+    """Wrap `template` with the model's chat template."""
+    system: str | None = None
+    """System message of a chat prompt."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an expansion; they are not part of it."""
+    strip_question_mark: bool = False
+    """Leave out the query's final question mark."""
+
+    @model_validator(mode="after")
+    def _has_place(self) -> "PromptConfig":
+        if self.template.count("{query}") != 1:
+            raise ValueError(f"prompt {self.name!r}: `template` must contain {{query}} exactly once")
+        if self.system is not None and not self.chat:
+            raise ValueError(f"prompt {self.name!r}: `system` has no effect without `chat: true`")
+        return self
+
+
+class SampleConfig(Config):
+    """How candidate expansions are drawn."""
+
+    prompt: str | PromptConfig | None = None
+    """Prompt that samples; null means the pipeline's `prompt`, which trains and serves."""
+    num_samples: int = Field(default=50, ge=1)
+    """Candidates a query, the greedy one included."""
+    include_greedy: bool = True
+    """The first candidate (sample_idx 0) is the greedy one."""
+    temperature: float = Field(default=1.0, gt=0)
+    top_k: int = Field(default=50, ge=0)
+    """0 means no cut."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=100, ge=1)
+    seed: int = 0
+    queries_per_unit: int = Field(default=8, ge=1)
+    """Queries generated together as one closed batch, the unit of resuming."""
+
+
+class EngineConfig(Config):
+    """The engine that generates, for sampling and for evaluation."""
+
+    name: Literal["auto", "vllm", "transformers"] = "auto"
+    """`auto`: vLLM where it is installed and supports the machine, else transformers."""
+    workers: int | None = Field(default=None, ge=1)
+    """Actors; null means one a GPU, or one a CPU core where there is no GPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+    max_model_len: int = Field(default=1024, ge=16)
+    """Tokens of prompt and expansion together."""
+    max_batch: int = Field(default=256, ge=1)
+    """Sequences decoded together."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """Key-value cache of vLLM's CPU build, GiB an actor."""
+    extra: dict[str, object] = {}
+    """Passed to `vllm.LLM` as it is."""

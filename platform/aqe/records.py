@@ -1,0 +1,105 @@
+"""The row contracts of every artifact, and the check at each stage's door."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from aqe.errors import InputError
+
+CORPUS = pa.schema([("docid", pa.string()), ("title", pa.string()), ("text", pa.string())])
+
+#: `answers` and `positives` may both be empty; `judge_queries` needs one of them.
+QUERIES = pa.schema(
+    [
+        ("qid", pa.string()),
+        ("text", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("positives", pa.list_(pa.string())),
+    ]
+)
+
+QRELS = pa.schema([("qid", pa.string()), ("docid", pa.string()), ("relevance", pa.int32())])
+
+#: One row a query; the rows of a unit are generated together as one closed batch.
+PLAN = pa.schema(
+    [
+        ("unit_id", pa.string()),
+        ("qid", pa.string()),
+        ("prompt", pa.string()),
+        ("num_samples", pa.int32()),
+        ("seed", pa.int64()),
+    ]
+)
+
+#: `raw` is the exact decoded text, leading blank kept; `expansion` is what is searched; `logprob` is a sum in nats.
+SAMPLES = pa.schema(
+    [
+        ("unit_id", pa.string()),
+        ("qid", pa.string()),
+        ("sample_idx", pa.int32()),
+        ("raw", pa.string()),
+        ("expansion", pa.string()),
+        ("finish_reason", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("logprob", pa.float32()),
+        ("duplicate", pa.bool_()),
+    ]
+)
+
+#: `sample_idx` -1 is the plain query; `gold_rank` is 1-based and exact to any depth.
+RANKS = pa.schema(
+    [
+        ("qid", pa.string()),
+        ("sample_idx", pa.int32()),
+        ("gold_docid", pa.string()),
+        ("gold_rank", pa.int32()),
+        ("score", pa.float32()),
+    ]
+)
+
+RSFT = pa.schema(
+    [
+        ("qid", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("finished", pa.bool_()),
+        ("gold_rank", pa.int32()),
+        ("plain_rank", pa.int32()),
+    ]
+)
+
+DPO = pa.schema(
+    [
+        ("qid", pa.string()),
+        ("prompt", pa.string()),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("chosen_finished", pa.bool_()),
+        ("rejected_finished", pa.bool_()),
+        ("chosen_rank", pa.int32()),
+        ("rejected_rank", pa.int32()),
+    ]
+)
+
+#: Rows that could not be processed: where, why, and the row itself as JSON.
+DEAD_LETTERS = pa.schema([("stage", pa.string()), ("reason", pa.string()), ("row", pa.string())])
+
+
+def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows -> a table of exactly `schema`; columns beyond it are left out."""
+    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+
+
+def conform(data: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """Bring `data` to `schema`: columns in order and cast. InputError names what is missing and what is there."""
+    missing = [name for name in schema.names if name not in data.column_names]
+    if missing:
+        raise InputError(
+            f"{where}: missing column(s) {', '.join(missing)}; it has {', '.join(data.column_names) or 'none'}. "
+            f"Expected: {', '.join(f'{f.name}: {f.type}' for f in schema)}."
+        )
+    try:
+        return data.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{where}: a column has another type than the contract asks: {error}") from error
