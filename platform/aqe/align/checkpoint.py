@@ -1,0 +1,95 @@
+"""Checkpoints between transformers' Trainer and Ray Train, and the progress that the driver shows."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch.distributed as dist
+from ray.train import Checkpoint
+from transformers import TrainerCallback
+
+from aqe.artifact import write_text
+
+STATE = "state"
+"""Inside a Ray checkpoint: what Trainer resumes from."""
+MODEL = "model"
+"""Inside the last Ray checkpoint: the trained weights (an adapter with LoRA)."""
+HISTORY = "history.json"
+"""Inside the last Ray checkpoint: Trainer's log, one dict a logged step."""
+
+
+class ReportCheckpoint(TrainerCallback):  # type: ignore[misc]
+    """Hands every checkpoint of Trainer to Ray Train.
+
+    Ray's own RayTrainReportCallback takes the highest checkpoint number in the output directory, which after a restart
+    can be one of an earlier attempt, and has no barrier, so a rank can copy while another still writes. Here the output
+    directory belongs to one rank and one attempt, and the step is exact.
+    """
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            return  # the trained model follows at once, see `report_model`
+        dist.barrier()
+        with tempfile.TemporaryDirectory(dir=args.output_dir) as directory:
+            shutil.move(f"{args.output_dir}/checkpoint-{state.global_step}", f"{directory}/{STATE}")
+            # Every rank gives its own shard; Ray merges the directories.
+            ray.train.report({"step": state.global_step}, checkpoint=Checkpoint.from_directory(directory))
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """Adds seconds and tokens/s to every log row; rank 0 leaves the newest one in a file for the driver."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        self.path = path
+        self.rank = rank
+        self.time = 0.0
+        self.tokens = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.time = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        row = state.log_history[-1]
+        if "loss" not in row:
+            return  # the summary at the end
+        now, tokens = time.perf_counter(), row["num_tokens"]
+        row["seconds"] = now - self.time
+        row["tokens"] = tokens - self.tokens
+        self.time, self.tokens = now, tokens
+        if self.rank == 0:
+            write_text(json.dumps({"step": row["step"], "steps": state.max_steps, "loss": row["loss"]}), self.path)
+
+
+@contextlib.contextmanager
+def last_checkpoint() -> Iterator[tuple[str | None, bool]]:
+    """(Trainer's directory to resume from or None, whether the stage is already done) of this Ray Train run.
+
+    A checkpoint that was reported just before a worker died can be lost: any earlier one must do as well, and does.
+    """
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None, False
+        return
+    with checkpoint.as_directory() as directory:
+        yield f"{directory}/{STATE}", Path(directory, MODEL).exists()
+
+
+def report_model(trainer: Any, facts: dict[str, Any]) -> None:
+    """Report the trained model and Trainer's log as the run's last checkpoint. Call on every rank."""
+    rank = dist.get_rank()
+    with tempfile.TemporaryDirectory() as directory:
+        # Collective under ZeRO-3; only rank 0 writes.
+        trainer.save_model(f"{directory}/{MODEL}")
+        # save_model has no barrier of its own.
+        dist.barrier()
+        if rank == 0:
+            log = [row for row in trainer.state.log_history if "loss" in row]
+            Path(directory, HISTORY).write_text(json.dumps({"log": log, **facts}))
+        checkpoint = Checkpoint.from_directory(directory) if rank == 0 else None
+        ray.train.report({"step": trainer.state.global_step}, checkpoint=checkpoint)

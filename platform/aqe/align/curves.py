@@ -1,0 +1,84 @@
+"""Training curves: Trainer's log as a table, and as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from aqe.align.arguments import Kind
+
+_COMMON = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds", "tokens_per_second")
+_DPO = ("reward_margin", "reward_accuracy", "logp_chosen", "logp_rejected", "logratio_chosen", "logratio_rejected")
+
+#: panel title -> (axis label, columns)
+_PANELS = {
+    "Loss": ("nats", ("loss",)),
+    "Learning rate": ("rate", ("learning_rate",)),
+    "Gradient norm": ("norm before clipping", ("grad_norm",)),
+    "Reward margin": ("β · nats", ("reward_margin",)),
+    "Pairs with the right order": ("share", ("reward_accuracy",)),
+    "Log-probability of a text": ("nats", ("logp_chosen", "logp_rejected")),
+    "Change against the reference": ("nats a text", ("logratio_chosen", "logratio_rejected")),
+    "Throughput": ("tokens / s", ("tokens_per_second",)),
+}
+
+
+def curves_table(kind: Kind, log: Sequence[Mapping[str, Any]], beta: float) -> pa.Table:
+    """One row a logged step, means over the steps since the row before.
+
+    loss in nats (rsft: a token; dpo: a pair), `seconds` since the row before, tokens of prompts and completions.
+    dpo: `reward_*` as TRL defines them (beta times the log-ratio to the reference), `logp_*` of a whole text,
+    `logratio_*` = mean log(policy / reference) of a whole text. The last two are means over given texts: they are no
+    estimate of the KL divergence, which `finish.divergence` computes.
+    """
+    rows = []
+    for entry in log:
+        row = {name: entry.get(name) for name in ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")}
+        row["tokens_per_second"] = entry["tokens"] / entry["seconds"]
+        if kind == "dpo":
+            row |= {
+                "reward_margin": entry["rewards/margins"],
+                "reward_accuracy": entry["rewards/accuracies"],
+                "logp_chosen": entry["logps/chosen"],
+                "logp_rejected": entry["logps/rejected"],
+                "logratio_chosen": entry["rewards/chosen"] / beta,
+                "logratio_rejected": entry["rewards/rejected"] / beta,
+            }
+        rows.append(row)
+    names = _COMMON + (_DPO if kind == "dpo" else ())
+    return pa.Table.from_pylist(
+        rows, schema=pa.schema([(n, pa.int64() if n == "step" else pa.float64()) for n in names])
+    )
+
+
+def plot_curves(path: Path, tables: Mapping[str, pa.Table]) -> None:
+    """Write a PNG of small multiples: one column of panels a name in `tables`, one row a quantity."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [
+        (title, label, columns)
+        for title, (label, columns) in _PANELS.items()
+        if any(set(columns) <= set(table.column_names) for table in tables.values())
+    ]
+    figure = Figure(figsize=(4.6 * len(tables), 2.3 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(panels), len(tables), squeeze=False)
+    for column, (name, table) in enumerate(tables.items()):
+        for row, (title, label, names) in enumerate(panels):
+            axis = axes[row][column]
+            if not set(names) <= set(table.column_names):
+                axis.set_axis_off()
+                continue
+            for series in names:
+                axis.plot(table["step"].to_numpy(), table[series].to_numpy(), label=series, linewidth=1.4)
+            axis.set_title(f"{name}: {title}", fontsize=10)
+            axis.set_xlabel("optimiser step", fontsize=8)
+            axis.set_ylabel(label, fontsize=8)
+            axis.tick_params(labelsize=8)
+            axis.grid(alpha=0.3)
+            if len(names) > 1:
+                axis.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

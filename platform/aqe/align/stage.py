@@ -1,0 +1,222 @@
+"""One stage of alignment: one TorchTrainer.fit, and the model directory that comes of it."""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from aqe.align import finish as finishing
+from aqe.align.arguments import Kind, batches, uses_bfloat16
+from aqe.align.curves import curves_table
+from aqe.align.deepspeed import worker_env
+from aqe.align.tokens import encode, save_tokens
+from aqe.align.worker import train_loop
+from aqe.artifact import read_parquet, write_parquet, write_text
+from aqe.config.align import AlignConfig
+from aqe.errors import ConfigError, InputError
+
+STATS = "stats.json"
+PROGRESS_SECONDS = 10.0
+
+#: Settings of Ray Train's controller; it inherits them from this process.
+_RAY_TRAIN = {
+    # `report` waits for the controller's next look, 2 s apart by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Importing torch, transformers and deepspeed in every worker passes the default 60 s on a busy machine.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    # Ray Train's own print doubles every line and lets `datasets` spill byte code into the log.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+
+
+def train_stage(
+    kind: Kind,
+    *,
+    out: Path,
+    model_path: Path,
+    data: Path,
+    config: AlignConfig,
+    storage: Path,
+    use_gpu: bool,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train the model at `model_path` on `data` and return what was measured.
+
+    Needs a connection to Ray. Writes into `out`: `model/` (a plain Hugging Face directory, float32 where it was
+    trained in float32), `curves.parquet`, `dead_letters.parquet`, `stats.json`. `storage` holds checkpoints while
+    training goes on and is removed at the end; on a cluster of several nodes it must be shared by them. The same call
+    resumes after any death: a worker's (by itself), or this process's (from the last checkpoint in `storage`).
+    Raises InputError when no row can be trained on, ConfigError when the batch does not fit the workers.
+    """
+    if (out / STATS).exists():
+        stats: dict[str, Any] = json.loads((out / STATS).read_text())
+        return stats
+    from transformers import AutoTokenizer
+
+    workers = worker_count(config, use_gpu)
+    micro, accumulation = batches(kind, config, workers)
+    out, storage = out.resolve(), storage.resolve()
+    for directory in (out, storage):
+        directory.mkdir(parents=True, exist_ok=True)
+    rows, dead = encode(kind, read_parquet(data), AutoTokenizer.from_pretrained(model_path), config.max_length)
+    write_parquet(dead, out / "dead_letters.parquet")
+    if not rows:
+        why = f": {dead['reason'][0].as_py()}" if dead.num_rows else " (the file is empty)"
+        raise InputError(f"{data}: no row of {dead.num_rows} can be trained on{why}")
+    tokens = storage / "tokens"
+    save_tokens(rows, tokens)
+    say(f"{kind}: {len(rows)} rows ({dead.num_rows} left out), {workers} workers x {micro} x {accumulation}")
+    job = {
+        "kind": kind,
+        "config": config,
+        "model_path": str(model_path.resolve()),
+        "tokens": str(tokens),
+        "progress": str(storage / "progress.json"),
+        "use_gpu": use_gpu,
+        "micro": micro,
+        "accumulation": accumulation,
+    }
+    started = time.time()
+    with _progress(Path(job["progress"]), kind, say):
+        checkpoint = fit(job, workers=workers, storage=storage)
+    seconds = time.time() - started
+    history = json.loads((checkpoint / "history.json").read_text())
+    measured = _finish(job, checkpoint / "model", out / "model")
+    table = curves_table(kind, history.pop("log"), config.dpo.beta)
+    write_parquet(table, out / "curves.parquet")
+    stats = {
+        "rows": len(rows),
+        "dead_rows": dead.num_rows,
+        "workers": workers,
+        "micro_batch_size": micro,
+        "accumulation": accumulation,
+        "fit_seconds": round(seconds, 3),
+        **summary(table),
+        **measured,
+        **history,
+    }
+    write_text(json.dumps(stats, indent=1) + "\n", out / STATS)
+    shutil.rmtree(storage)
+    return stats
+
+
+def summary(table: pa.Table) -> dict[str, Any]:
+    """Of the curves: steps, seconds spent in steps, mean tokens/s, first and last values."""
+    columns = table.to_pydict()
+    seconds = sum(columns["seconds"])
+    tokens = sum(s * t for s, t in zip(columns["seconds"], columns["tokens_per_second"], strict=True))
+    stats = {
+        "steps": columns["step"][-1],
+        "train_seconds": round(seconds, 3),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "first_loss": columns["loss"][0],
+        "last_loss": columns["loss"][-1],
+    }
+    for name in ("reward_margin", "reward_accuracy"):
+        if name in columns:
+            stats[f"last_{name}"] = columns[name][-1]
+    return stats
+
+
+def worker_count(config: AlignConfig, use_gpu: bool) -> int:
+    """Training workers: as configured, or one a GPU of the cluster, or one a CPU core but at most two.
+
+    Raises ConfigError when the cluster has too few: Ray would wait for them for ever.
+    """
+    import ray
+
+    resource = "GPU" if use_gpu else "CPU"
+    there = int(ray.cluster_resources().get(resource, 0))
+    if there < (config.workers or 1):
+        raise ConfigError(
+            f"align.workers is {config.workers or 'null'}, but the Ray cluster has {there} {resource}s. "
+            f"Lower align.workers or add nodes."
+        )
+    return config.workers or (there if use_gpu else min(2, there))
+
+
+def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
+    """Run the training workers to the end and return the last checkpoint's directory.
+
+    Name and storage are the same every time, so Ray Train takes up an earlier run where it stopped.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    for name, value in _RAY_TRAIN.items():
+        os.environ.setdefault(name, value)
+    config: AlignConfig = job["config"]
+    use_gpu: bool = job["use_gpu"]
+    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    threads = max(1, int(min(core for core in cores if core)) // workers)
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=job["kind"],
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            worker_runtime_env={"env_vars": worker_env(use_gpu, threads)},
+        ),
+    )
+    return Path(trainer.fit().checkpoint.path)
+
+
+def _finish(job: dict[str, Any], trained: Path, out: Path) -> dict[str, float]:
+    import ray
+
+    use_gpu: bool = job["use_gpu"]
+    task = ray.remote(finishing.finish).options(
+        num_cpus=1, num_gpus=1 if use_gpu else 0, runtime_env={"env_vars": worker_env(use_gpu)}
+    )
+    measured: dict[str, float] = ray.get(
+        task.remote(
+            job["kind"],
+            start=job["model_path"],
+            trained=str(trained),
+            out=str(out),
+            tokens=job["tokens"],
+            bfloat16=uses_bfloat16(job["config"], use_gpu),
+            use_gpu=use_gpu,
+        )
+    )
+    return measured
+
+
+@contextlib.contextmanager
+def _progress(path: Path, kind: Kind, say: Callable[[str], None]) -> Iterator[None]:
+    """Say how far training is, every ten seconds, from the file that worker 0 keeps."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        first: tuple[float, int] | None = None
+        said = -1
+        while not stop.wait(PROGRESS_SECONDS):
+            if not path.exists():
+                continue
+            now = json.loads(path.read_text())
+            first = first or (time.time(), now["step"])
+            pace = (time.time() - first[0]) / max(1, now["step"] - first[1])
+            left = f", {pace * (now['steps'] - now['step']):.0f} s left" if now["step"] > first[1] else ""
+            if now["step"] != said:
+                say(f"{kind}: step {now['step']}/{now['steps']}, loss {now['loss']:.4f}{left}")
+            said = now["step"]
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

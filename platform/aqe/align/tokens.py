@@ -1,0 +1,93 @@
+"""Rows -> token ids, exactly as decoding saw them; rows that cannot be trained on become dead letters.
+
+Prompt and completion are tokenised apart and their ids joined. The end-of-text id is taught only where the candidate
+ended by itself (`finished`): one that was cut at the token limit must not teach the model to stop there.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from aqe import records
+from aqe.align.arguments import Kind
+from aqe.errors import InputError
+
+#: kind -> (text column, finished column, name of the ids)
+_PARTS = {
+    "rsft": (("completion", "finished", "completion_ids"),),
+    "dpo": (("chosen", "chosen_finished", "chosen_ids"), ("rejected", "rejected_finished", "rejected_ids")),
+}
+
+IGNORED = -100
+"""Label of a token that is not learned (torch's cross-entropy convention)."""
+
+
+def encode(kind: Kind, data: pa.Table, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], pa.Table]:
+    """Rows of `data` (records.RSFT or records.DPO) -> rows of ids, and the dead letters (records.DEAD_LETTERS).
+
+    rsft: `input_ids` = prompt + completion, `labels` = the same with IGNORED on the prompt.
+    dpo: `prompt_ids`, `chosen_ids`, `rejected_ids`.
+    Raises InputError when columns are missing or the tokenizer has no end-of-text token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise InputError("the model's tokenizer has no end-of-text token (eos_token), so no expansion could ever end")
+    rows = records.conform(data, records.RSFT if kind == "rsft" else records.DPO, f"preferences/{kind}").to_pylist()
+    prompts = _ids(tokenizer, [row["prompt"] for row in rows], special=True)
+    encoded: list[dict[str, list[int]]] = [{"prompt_ids": ids} for ids in prompts]
+    for text, finished, name in _PARTS[kind]:
+        for row, ids, out in zip(rows, _ids(tokenizer, [row[text] for row in rows], special=False), encoded, strict=True):
+            out[name] = [*ids, tokenizer.eos_token_id] if row[finished] else ids
+    kept, dead = [], []
+    for row, ids in zip(rows, encoded, strict=True):
+        if reason := _invalid(kind, row, ids, max_length):
+            dead.append({"stage": kind, "reason": reason, "row": json.dumps(row)})
+        else:
+            kept.append(_labelled(ids) if kind == "rsft" else ids)
+    return kept, records.table(dead, records.DEAD_LETTERS)
+
+
+def _ids(tokenizer: Any, texts: list[str | None], *, special: bool) -> list[list[int]]:
+    """Token ids of each text; `special` adds what the tokenizer puts before a text (a beginning-of-text id)."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer([text or "" for text in texts], add_special_tokens=special)["input_ids"]
+    return ids
+
+
+def _invalid(kind: Kind, row: Mapping[str, Any], ids: Mapping[str, list[int]], max_length: int) -> str | None:
+    """Why this row cannot be trained on, or None."""
+    if row["prompt"] is None or not ids["prompt_ids"]:
+        return "the prompt has no tokens"
+    for text, _, name in _PARTS[kind]:
+        if row[text] is None or not ids[name]:
+            return f"{text} has no tokens and was not finished: there is nothing to learn"
+        length = len(ids["prompt_ids"]) + len(ids[name])
+        if length > max_length:
+            return f"prompt and {text} have {length} tokens, more than align.max_length ({max_length})"
+    return None
+
+
+def _labelled(ids: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    prompt, completion = ids["prompt_ids"], ids["completion_ids"]
+    return {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
+
+
+def save_tokens(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write a Hugging Face dataset directory, whole or not at all; one that is there already is left alone.
+
+    On disk, not in memory: TRL keeps the reference log-probabilities beside a dataset's file, and only so do all
+    ranks, and a later attempt, find the same ones.
+    """
+    from datasets import Dataset
+
+    if path.exists():
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    Dataset.from_list(rows).save_to_disk(str(part))
+    os.replace(part, path)

@@ -1,0 +1,82 @@
+"""What one Ray Train worker does: TRL's trainer under DeepSpeed, from the start model or the last checkpoint."""
+
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from aqe.align.arguments import Kind, arguments
+from aqe.align.deepspeed import deepspeed_config, start_deepspeed
+from aqe.config.align import AlignConfig
+
+
+def train_loop(job: dict[str, Any]) -> None:
+    """Train one stage and report its model. `job` holds what `stage.fit` puts there.
+
+    Raises RuntimeError when DeepSpeed is not in charge or does not see every worker: each would then train alone.
+    """
+    config: AlignConfig = job["config"]
+    start_deepspeed(job["use_gpu"])
+    # Only now: transformers and trl look at the process group while they are imported.
+    import ray.train
+    from transformers import AutoTokenizer
+
+    from aqe.align.checkpoint import Progress, ReportCheckpoint, last_checkpoint, report_model
+    from aqe.align.trainers import build_trainer, trl_config
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    with last_checkpoint() as (resume, done), tempfile.TemporaryDirectory(prefix=f"aqe_rank{rank}_") as output_dir:
+        if done:
+            return
+        args = trl_config(job["kind"], _fields(job, output_dir))
+        trainer = build_trainer(
+            job["kind"],
+            # After the arguments: with ZeRO-3 they make from_pretrained build the model sharded.
+            model=load_model(job["model_path"]),
+            tokenizer=AutoTokenizer.from_pretrained(job["model_path"]),
+            dataset=load_tokens(job["tokens"]),
+            args=args,
+            lora=config.lora,
+            callbacks=[Progress(Path(job["progress"]), rank), ReportCheckpoint()],
+        )
+        if not trainer.is_deepspeed_enabled or trainer.accelerator.num_processes != world:
+            raise RuntimeError(
+                f"DeepSpeed is {'on' if trainer.is_deepspeed_enabled else 'off'} and accelerate sees "
+                f"{trainer.accelerator.num_processes} of {world} workers"
+            )
+        trainer.train(resume_from_checkpoint=resume)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        report_model(trainer, {"resumed": resume is not None, "worker_peak_gib": round(peak, 2)})
+
+
+def _fields(job: dict[str, Any], output_dir: str) -> dict[str, Any]:
+    kind: Kind = job["kind"]
+    config: AlignConfig = job["config"]
+    return arguments(
+        kind,
+        config,
+        output_dir=output_dir,
+        use_gpu=job["use_gpu"],
+        micro=job["micro"],
+        accumulation=job["accumulation"],
+        deepspeed=deepspeed_config(config, job["use_gpu"]),
+    )
+
+
+def load_model(path: str) -> Any:
+    """The stage's start model in float32; DeepSpeed makes the bfloat16 copy where one is asked for.
+
+    Always the start, also when resuming: DPO's reference log-probabilities are its own. DeepSpeed's checkpoint is
+    loaded over it afterwards.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def load_tokens(path: str) -> Any:
+    from datasets import load_from_disk
+
+    return load_from_disk(path)

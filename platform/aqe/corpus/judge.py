@@ -1,0 +1,224 @@
+"""Which passages are relevant: named by the queries, or found by their answers with DPR's rule, exactly.
+
+DPR's rule (Karpukhin et al. 2020, `has_answer` with its SimpleTokenizer): NFD, tokens are runs of letters, digits and
+marks or single other visible characters, lower case; an answer is contained when its tokens stand in the text in a row.
+One deviation: an answer without any token matches nothing, where DPR's loop would let it match every passage.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import regex  # type: ignore[import-untyped]
+
+from aqe import records
+from aqe.artifact import write_parquet
+from aqe.errors import InputError
+
+_TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
+_ASCII_TOKEN = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")  # the same rule for lower-cased ASCII, several times faster
+
+_PAIRS = pa.schema([("qid", pa.string()), ("docid", pa.string())])
+SET_ASIDE = pa.schema([("qid", pa.string()), ("reason", pa.string())])
+
+#: A trie over tokens: token -> next node, and under None the answers' number where a phrase ends.
+_Node = dict[str | None, Any]
+
+
+def tokens(text: str) -> list[str]:
+    """DPR's uncased tokens of a text."""
+    if text.isascii():
+        return _ASCII_TOKEN.findall(text.lower())
+    # Token by token: whether a Greek sigma is final depends on what surrounds it.
+    return [token.lower() for token in _TOKEN.findall(unicodedata.normalize("NFD", text))]
+
+
+def contains_answer(text: str, answers: Iterable[str]) -> bool:
+    """Whether `text` contains one of `answers` by DPR's rule. The plain form; `Matcher` does the same for many."""
+    words = tokens(text)
+    for answer in map(tokens, answers):
+        size = len(answer)
+        if size and any(words[i : i + size] == answer for i in range(len(words) - size + 1)):
+            return True
+    return False
+
+
+class Matcher:
+    """Finds which of many queries' answers a text contains, in one walk over its tokens."""
+
+    def __init__(self, answers: Sequence[Iterable[str]]) -> None:
+        """`answers[i]` are the answer strings of query i."""
+        self._root: _Node = {}
+        phrases: dict[tuple[str, ...], set[int]] = {}
+        for query, strings in enumerate(answers):
+            for phrase in map(tuple, map(tokens, strings)):
+                if phrase:
+                    phrases.setdefault(phrase, set()).add(query)
+        self._queries = [sorted(queries) for queries in phrases.values()]
+        for number, phrase in enumerate(phrases):
+            node = self._root
+            for token in phrase:
+                node = node.setdefault(token, {})
+            node[None] = number
+
+    def find(self, text: str) -> list[int]:
+        """Sorted numbers of the queries with an answer in `text`."""
+        words = tokens(text)
+        root, size = self._root, len(words)
+        found: set[int] = set()
+        for start, word in enumerate(words):
+            node, end = root.get(word), start + 1
+            while node is not None:
+                if None in node:
+                    found.add(node[None])
+                node = node.get(words[end]) if end < size else None
+                end += 1
+        return sorted({query for number in found for query in self._queries[number]})
+
+
+def _match_shards(block: pa.Table, matcher: "list[ray.ObjectRef[Matcher]]") -> pa.Table:
+    """(file, group) of Parquet row groups -> (query: int32, docid) of all matches in them. Runs as a Ray task."""
+    find = ray.get(matcher[0]).find
+    queries: list[int] = []
+    docids: list[str] = []
+    for shard in block.to_pylist():
+        with pq.ParquetFile(shard["file"]) as source:
+            passages = source.read_row_group(shard["group"], columns=["docid", "text"])
+        for docid, text in zip(passages["docid"].to_pylist(), passages["text"].to_pylist(), strict=True):
+            found = find(text)
+            queries += found
+            docids += [docid] * len(found)
+    return pa.table({"query": pa.array(queries, pa.int32()), "docid": pa.array(docids, pa.string())})
+
+
+def _by_answers(files: Sequence[Path], queries: pa.Table) -> pa.Table:
+    """(qid, docid) of all passages that contain an answer, over the whole corpus on Ray Data."""
+    matcher = ray.put(Matcher(queries["answers"].to_pylist()))
+    # The row groups' names are the data and each is a block of its own: read_parquet merges small files into one block
+    # (Ray 2.60), which would leave all but one core idle, and would move passages that a task can read itself.
+    shards = [{"file": str(f.absolute()), "group": g} for f in files for g in range(pq.read_metadata(f).num_row_groups)]
+    matches = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+        _match_shards, batch_size=1, batch_format="pyarrow", fn_kwargs={"matcher": [matcher]}
+    )
+    tables = [table for table in ray.get(matches.to_arrow_refs()) if table.num_rows]
+    if not tables:
+        return _PAIRS.empty_table()
+    found = pa.concat_tables(tables)
+    return pa.table({"qid": queries["qid"].take(found["query"]), "docid": found["docid"]}, schema=_PAIRS)
+
+
+def _by_positives(files: Sequence[Path], queries: pa.Table) -> pa.Table:
+    """(qid, docid) of the named passages that are in the corpus, each pair once."""
+    named = [(row["qid"], docid) for row in queries.to_pylist() for docid in dict.fromkeys(row["positives"])]
+    wanted = pa.array(sorted({docid for _, docid in named}), pa.string())
+    scanner = pads.dataset([str(file) for file in files], format="parquet").scanner(
+        columns=["docid"], filter=pc.field("docid").isin(wanted)
+    )
+    there = set(scanner.to_table()["docid"].to_pylist())
+    rows = [{"qid": qid, "docid": docid} for qid, docid in named if docid in there]
+    return pa.Table.from_pylist(rows, schema=_PAIRS)
+
+
+def _filled(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """True where a list has an element; null counts as empty."""
+    return pc.fill_null(pc.greater(pc.list_value_length(lists), 0), False)
+
+
+def judge(corpus_dir: Path, queries: pa.Table, say: Callable[[str], None] = print) -> tuple[pa.Table, dict[str, Any]]:
+    """Relevant passages of records.QUERIES in a corpus artifact (or a directory or file of records.CORPUS).
+
+    `positives` decide where a query has any, even if the corpus has none of them; else its `answers` do. Returns
+    records.QRELS sorted by qid and docid, and statistics. Ray must be initialised if any query has only answers.
+    InputError where the corpus is missing.
+    """
+    files = _corpus_files(corpus_dir)
+    named = _filled(queries["positives"])
+    by_name = queries.filter(named)
+    to_find = queries.filter(pc.and_(pc.invert(named), _filled(queries["answers"])))
+    pairs = [_PAIRS.empty_table()]
+    if by_name.num_rows:
+        pairs.append(_by_positives(files, by_name))
+    if to_find.num_rows:
+        say(f"judge: looking for the answers of {to_find.num_rows:,} queries in the whole corpus")
+        pairs.append(_by_answers(files, to_find))
+    found = pa.concat_tables(pairs)
+    qrels = found.append_column("relevance", pa.array([1] * found.num_rows, pa.int32()))
+    qrels = records.conform(qrels.sort_by([("qid", "ascending"), ("docid", "ascending")]), records.QRELS, "qrels")
+    judged = pc.count_distinct(qrels["qid"]).as_py()
+    stats = {
+        "queries": queries.num_rows,
+        "judged": judged,
+        "by_positives": by_name.num_rows,
+        "by_answers": to_find.num_rows,
+        "without_relevant": queries.num_rows - judged,
+        "relevant_pairs": qrels.num_rows,
+        "coverage": round(judged / queries.num_rows, 4) if queries.num_rows else 0.0,
+        "unknown_positives": len(unknown_positives(queries, qrels)),
+    }
+    say(
+        f"judge: {judged:,} of {queries.num_rows:,} queries have a relevant passage ({stats['coverage']:.1%}), "
+        f"{qrels.num_rows:,} pairs; {stats['without_relevant']:,} are set aside"
+    )
+    return qrels, stats
+
+
+def _corpus_files(corpus_dir: Path) -> list[Path]:
+    """The Parquet files of a corpus, by name: those of corpus_dir/data if it is an artifact."""
+    place = corpus_dir / "data" if (corpus_dir / "data").is_dir() else corpus_dir
+    files = [place] if place.is_file() else sorted(place.glob("*.parquet"))
+    if not files:
+        raise InputError(f"{place.absolute()} holds no Parquet file, so there is no corpus to judge against.")
+    return files
+
+
+def unknown_positives(queries: pa.Table, qrels: pa.Table) -> list[dict[str, str]]:
+    """Dead letters: named passages that the corpus does not have."""
+    known = set(zip(qrels["qid"].to_pylist(), qrels["docid"].to_pylist(), strict=True))
+    return [
+        {
+            "stage": "judge",
+            "reason": f"the passage {docid!r} that {query['qid']} names is not in the corpus",
+            "row": json.dumps({"qid": query["qid"], "docid": docid}),
+        }
+        for query in queries.select(["qid", "positives"]).to_pylist()
+        for docid in dict.fromkeys(query["positives"] or ())
+        if (query["qid"], docid) not in known
+    ]
+
+
+def set_aside(queries: pa.Table, qrels: pa.Table) -> pa.Table:
+    """(qid, reason) of the queries without a relevant passage: no measure is defined for them."""
+    rows = []
+    judged = set(qrels["qid"].to_pylist())
+    for query in queries.to_pylist():
+        if query["qid"] not in judged:
+            if query["positives"]:
+                reason = "none of its positives is in the corpus"
+            elif query["answers"]:
+                reason = "no passage contains an answer"
+            else:
+                reason = "it names neither answers nor positives"
+            rows.append({"qid": query["qid"], "reason": reason})
+    return pa.Table.from_pylist(rows, schema=SET_ASIDE)
+
+
+def write_judgement(
+    out: Path, corpus_dir: Path, queries: pa.Table, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Judge, and write out/qrels.parquet, out/set_aside.parquet and, if any, out/dead_letters.parquet."""
+    qrels, stats = judge(corpus_dir, queries, say)
+    write_parquet(qrels, out / "qrels.parquet")
+    write_parquet(set_aside(queries, qrels), out / "set_aside.parquet")
+    (out / "dead_letters.parquet").unlink(missing_ok=True)
+    if dead := unknown_positives(queries, qrels):
+        write_parquet(records.table(dead, records.DEAD_LETTERS), out / "dead_letters.parquet")
+    return stats

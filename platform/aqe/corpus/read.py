@@ -1,0 +1,248 @@
+"""Corpus and queries from files to the contract; a row that cannot be used goes to the dead letters with file:line."""
+
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aqe import records
+from aqe.artifact import write_parquet
+from aqe.config.data import CorpusConfig, FileQueries, QueriesConfig, ReverseDictionary, SplitsConfig
+from aqe.corpus import reverse_dictionary
+from aqe.errors import InputError
+
+BATCH_ROWS = 10_000
+SHARD_ROWS = (
+    50_000  # a shard is the unit of work of a Ray task: small enough that two cores share a small corpus evenly
+)
+_SUFFIXES = {"parquet": (".parquet",), "jsonl": (".jsonl", ".jsonl.gz")}
+_MOST_OF_A_ROW = 2_000  # characters of a dead row that are kept
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape half a character; no UTF-8 can hold it
+
+Row = dict[str, Any]
+Dead = list[Row]  # rows of records.DEAD_LETTERS
+_Check = Callable[[Row], str | None]  # the reason why a row cannot be used, None for a good one
+
+
+def _bury(dead: Dead, stage: str, reason: str, row: Any) -> None:
+    text = row if isinstance(row, str) else json.dumps(row, default=str)
+    letter = {"stage": stage, "reason": reason, "row": text[:_MOST_OF_A_ROW]}
+    dead.append({name: value.encode(errors="replace").decode() for name, value in letter.items()})
+
+
+def _files(path: Path, form: Literal["parquet", "jsonl"]) -> list[Path]:
+    """The file, or those of the directory with the format's suffix by name. InputError when there is none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path.absolute()} does not exist. Name a {form} file or a directory of them.")
+    found = sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES[form]) and not p.name.startswith("."))
+    if not found:
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
+        raise InputError(f"{path} holds no file named *{' or *'.join(_SUFFIXES[form])}; it holds {there}.")
+    return found
+
+
+def _parquet_rows(file: Path, schema: pa.Schema, optional: Row) -> Iterator[tuple[int, Row]]:
+    """(number from 1, row) in bounded memory. InputError for missing columns or types that cannot be cast."""
+    with pq.ParquetFile(file) as source:
+        there = [name for name in schema.names if name in source.schema_arrow.names]
+        needed = pa.schema([field for field in schema if field.name in there or field.name not in optional])
+        # Against all columns, so that the message can name what the file has in place of a missing one.
+        records.conform(source.schema_arrow.empty_table(), needed, str(file))
+        number = 0
+        for batch in source.iter_batches(batch_size=BATCH_ROWS, columns=there):
+            for row in records.conform(pa.Table.from_batches([batch]), needed, str(file)).to_pylist():
+                number += 1
+                yield number, optional | {k: v for k, v in row.items() if v is not None}
+
+
+def _jsonl_rows(file: Path, optional: Row, dead: Dead, stage: str) -> Iterator[tuple[int, Row]]:
+    """(line from 1, row); lines that are no JSON object are buried. Null counts as absent; blank lines are nothing."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as source:
+        for number, line in enumerate(source, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+                _bury(dead, stage, f"{file}:{number} is not JSON: {error}", line.decode(errors="replace"))
+                continue
+            if isinstance(row, dict):
+                yield number, optional | {k: v for k, v in row.items() if v is not None}
+            else:
+                _bury(dead, stage, f"{file}:{number} is a JSON {type(row).__name__}, not an object", row)
+
+
+def _good_rows(
+    file: Path, form: str, schema: pa.Schema, optional: Row, check: _Check, dead: Dead, stage: str
+) -> Iterator[Row]:
+    """Rows of one file that pass `check`; the others are buried. InputError when none has the columns asked for."""
+    rows = _parquet_rows(file, schema, optional) if form == "parquet" else _jsonl_rows(file, optional, dead, stage)
+    before, fits = len(dead), False
+    try:
+        for number, row in rows:
+            fits = fits or row.keys() >= set(schema.names)
+            if reason := check(row):
+                _bury(dead, stage, f"{file}:{number} {reason}", row)
+            else:
+                yield {name: row[name] for name in schema.names}
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise InputError(f"{file} cannot be read as {form} ({error}). Is it complete, and of that format?") from error
+    if not fits and len(dead) > before:
+        raise InputError(
+            f"{file}: none of its {len(dead) - before:,} rows has the columns {', '.join(schema.names)} "
+            f"(optional: {', '.join(optional)}). The first: {dead[before]['reason']}."
+        )
+
+
+def _flaw(row: Row, schema: pa.Schema, seen: set[str], key: str) -> str | None:
+    """What keeps a row out: a column missing, of a wrong type or empty, an id with blanks, an id seen before."""
+    for field in schema:
+        if field.name not in row:
+            return f"has no {field.name}; it has {', '.join(map(str, row)) or 'nothing'}"
+        value = row[field.name]
+        values = value if pa.types.is_list(field.type) and isinstance(value, list) else [value]
+        if (values is not value) == pa.types.is_list(field.type) or not all(isinstance(v, str) for v in values):
+            wanted = "a list of texts" if pa.types.is_list(field.type) else "text"
+            return f"has a {field.name} that is not {wanted}: {str(value)[:80]}"
+        if any(_SURROGATE.search(v) for v in values):
+            return f"has a {field.name} with half a surrogate pair, which is not Unicode text"
+    if not row["text"].strip():
+        return "has an empty text"
+    if len(row[key].split()) != 1 or row[key] != row[key].strip():
+        return f"has the {key} {row[key]!r}; TREC files need one without blanks"
+    if row[key] in seen:
+        return f"has the {key} {row[key]!r} of an earlier row"
+    seen.add(row[key])
+    return None
+
+
+def read_corpus(config: CorpusConfig, dead: Dead) -> Iterator[pa.Table]:
+    """Batches of at most 10,000 rows of records.CORPUS; a passage without a title has ''. Bad rows go to `dead`.
+
+    Memory holds one batch and the docids (about 100 bytes each). InputError for files that are missing, unreadable or
+    of another shape.
+    """
+    if isinstance(config, ReverseDictionary):
+        for part in reverse_dictionary.passages().to_batches(max_chunksize=BATCH_ROWS):
+            yield pa.Table.from_batches([part])
+        return
+    check = partial(_flaw, schema=records.CORPUS, seen=set(), key="docid")
+    batch: list[Row] = []
+    for file in _files(config.path, config.format):
+        for row in _good_rows(file, config.format, records.CORPUS, {"title": ""}, check, dead, "corpus"):
+            batch.append(row)
+            if len(batch) == BATCH_ROWS:
+                yield records.table(batch, records.CORPUS)
+                batch = []
+    if batch:
+        yield records.table(batch, records.CORPUS)
+
+
+def read_queries(config: QueriesConfig, stage: str = "queries") -> tuple[pa.Table, pa.Table]:
+    """(records.QUERIES, records.DEAD_LETTERS). `order`, `skip` and `limit` hold for each file by itself.
+
+    InputError for files that are missing, unreadable or of another shape.
+    """
+    dead: Dead = []
+    if isinstance(config, FileQueries):
+        check = partial(_flaw, schema=records.QUERIES, seen=set(), key="qid")
+        absent: Row = {"answers": [], "positives": []}
+        rows: list[Row] = []
+        for path in config.path if isinstance(config.path, list) else [config.path]:
+            for file in _files(path, config.format):
+                found = list(_good_rows(file, config.format, records.QUERIES, absent, check, dead, stage))
+                if config.order == "hash":
+                    found.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
+                rows += found[config.skip :][: config.limit]
+        queries = records.table(rows, records.QUERIES)
+    else:
+        queries = reverse_dictionary.queries()[config.split].slice(config.skip, config.limit)
+    return queries, records.table(dead, records.DEAD_LETTERS)
+
+
+def ingest_corpus(out: Path, config: CorpusConfig) -> dict[str, int]:
+    """Write out/data/00000.parquet, ... and, if any, out/dead_letters.parquet; return {passages, dead}.
+
+    Starts from nothing: what an unfinished run left in out/data is removed. InputError when no passage remains.
+    """
+    shutil.rmtree(out / "data", ignore_errors=True)
+    dead: Dead = []
+    waiting: list[pa.Table] = []
+    passages = 0
+
+    def flush() -> None:
+        # Numbered in the order of the corpus, which is the order of their names.
+        first = passages - sum(table.num_rows for table in waiting)
+        write_parquet(pa.concat_tables(waiting), out / "data" / f"{first // SHARD_ROWS:05}.parquet")
+        waiting.clear()
+
+    for batch in read_corpus(config, dead):
+        waiting.append(batch)
+        passages += batch.num_rows
+        if passages % SHARD_ROWS == 0:  # batches are full but for the last, and fill a shard exactly
+            flush()
+    if waiting:
+        flush()
+    _write_dead(out, records.table(dead, records.DEAD_LETTERS))
+    if not passages:
+        raise InputError(f"no passage in the corpus {config}: {dead[0]['reason'] if dead else 'it is empty'}.")
+    return {"passages": passages, "dead": len(dead)}
+
+
+def _same_question(text: str) -> str:
+    """What two texts of the same question share: case, blanks and the mark at the end do not count."""
+    return " ".join(text.casefold().split()).rstrip(" ?.!")
+
+
+def ingest_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
+    """Write out/train.parquet, dev.parquet, test.parquet; return the rows of each, `shared` and `dead`.
+
+    A query whose qid or question is also in a later split (train < dev < test) is taken out of the earlier one and
+    buried: nothing that is reported on was trained on. InputError when a split is empty.
+    """
+    taken: set[tuple[str, str]] = set()
+    letters: list[pa.Table] = []
+    stats = {"shared": 0}
+    for split in ("test", "dev", "train"):
+        queries, dead = read_queries(getattr(splits, split), f"queries.{split}")
+        kept: list[Row] = []
+        shared: Dead = []
+        marks: set[tuple[str, str]] = set()
+        for row in queries.to_pylist():
+            mine = {("qid", row["qid"]), ("text", _same_question(row["text"]))}
+            if both := sorted(name for name, _ in mine & taken):
+                _bury(
+                    shared, f"queries.{split}", f"{row['qid']}: its {' and '.join(both)} is in a later split too", row
+                )
+            else:
+                kept.append(row)
+                marks |= mine
+        if not kept:
+            raise InputError(
+                f"no query is left for {split}: {queries.num_rows:,} read, {len(shared):,} in later splits."
+            )
+        taken |= marks
+        write_parquet(records.table(kept, records.QUERIES), out / f"{split}.parquet")
+        letters += [dead, records.table(shared, records.DEAD_LETTERS)]
+        stats |= {split: len(kept), "shared": stats["shared"] + len(shared)}
+    dead = pa.concat_tables(letters)
+    _write_dead(out, dead)
+    return stats | {"dead": dead.num_rows}
+
+
+def _write_dead(out: Path, dead: pa.Table) -> None:
+    """Write out/dead_letters.parquet, or remove that of an earlier try when there is nothing to bury."""
+    if dead.num_rows:
+        write_parquet(dead, out / "dead_letters.parquet")
+    else:
+        (out / "dead_letters.parquet").unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""All numbers of the table: systems, their paired differences, wins and losses, and what their expansions are like."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from aqe.config.evaluate import EvaluateConfig
+from aqe.errors import InputError
+from aqe.evaluate.expansions import diagnose
+from aqe.evaluate.measures import MEASURES, per_query
+from aqe.evaluate.significance import bootstrap_means, interval, sign_flip_p, wins_losses_ties
+
+#: Rows of the table, in their order; a system of another name comes after them.
+ORDER = ("bm25", "zero_shot", "zero_shot_best", "zero_shot_cut", "rsft", "dpo", "rsft_dpo", "best_of_n")
+CONTROLS = ORDER[:4]
+ALIGNED = ("rsft", "dpo", "rsft_dpo")
+#: a - b of every pair that is compared, where both are there.
+PAIRS = (
+    *((model, control) for model in ALIGNED for control in CONTROLS),
+    *((control, "bm25") for control in CONTROLS[1:]),
+    ("rsft_dpo", "rsft"),
+    ("rsft_dpo", "dpo"),
+    ("best_of_n", "bm25"),
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to make the query that is searched, and what the search found for each query.
+
+    `ranks` (int32, exact gold ranks), `ndcg` (nDCG@10) and `expansions` have one entry for each query of `index`, the
+    positions in the table of queries that the system covers; None means all of them.
+    """
+
+    name: str
+    label: str
+    ranks: NDArray[np.int32]
+    ndcg: NDArray[np.float64]
+    expansions: list[str] | None = None
+    index: NDArray[np.int64] | None = None
+    seconds_per_query: float | None = None
+    note: str = ""
+
+    def positions(self, total: int) -> NDArray[np.int64]:
+        """Positions of its queries in the table of `total` queries."""
+        return np.arange(total, dtype=np.int64) if self.index is None else np.asarray(self.index, dtype=np.int64)
+
+    def spread(self, total: int) -> tuple[NDArray[np.int64], list[str | None]]:
+        """Ranks (0 = not covered) and expansions (None = not covered) for all `total` queries."""
+        ranks = np.zeros(total, dtype=np.int64)
+        ranks[self.positions(total)] = self.ranks
+        expansions: list[str | None] = [None] * total
+        for position, text in zip(self.positions(total), self.expansions or (), strict=self.expansions is not None):
+            expansions[int(position)] = text
+        return ranks, expansions
+
+
+def ordered(systems: Sequence[System]) -> list[System]:
+    """In the order of the table."""
+    return sorted(systems, key=lambda s: ORDER.index(s.name) if s.name in ORDER else len(ORDER))
+
+
+class _Sample:
+    """Values of all systems, and their bootstrap over any set of queries: one set of draws for all of them."""
+
+    def __init__(self, systems: Sequence[System], total: int, config: EvaluateConfig) -> None:
+        self.config = config
+        self.values: dict[str, NDArray[np.float64]] = {}
+        self.covered: dict[str, NDArray[np.bool_]] = {}
+        for system in systems:
+            index = system.positions(total)
+            lengths = {len(index), len(system.ranks), len(system.ndcg)}
+            lengths |= set() if system.expansions is None else {len(system.expansions)}
+            if len(lengths) > 1 or len(np.unique(index)) != len(index) or not len(index):
+                raise InputError(
+                    f"system {system.name}: one rank, nDCG and expansion for each of its queries, and one query"
+                )
+            measures = per_query(system.ranks, system.ndcg)
+            values = np.full((total, len(MEASURES)), np.nan)
+            values[index] = np.stack([measures[m] for m in MEASURES], axis=1)
+            self.values[system.name] = values
+            self.covered[system.name] = ~np.isnan(values[:, 0])
+        self._means: dict[bytes, dict[str, NDArray[np.float64]]] = {}
+
+    def means(self, where: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+        """Resampled means (resamples, measures) over the queries `where`, of every system that covers them all."""
+        key = where.tobytes()
+        if key not in self._means:
+            names = [name for name, covered in self.covered.items() if covered[where].all()]
+            columns = np.concatenate([self.values[name][where] for name in names], axis=1)
+            drawn = bootstrap_means(columns, self.config.bootstrap, self.config.seed)
+            self._means[key] = dict(zip(names, np.split(drawn, len(names), axis=1), strict=True))
+        return self._means[key]
+
+    def system(self, name: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+        """measure -> value, low, high of a system over the queries `where`."""
+        value, drawn = self.values[name][where].mean(axis=0), self.means(where)[name]
+        return self._intervals(value, drawn)
+
+    def difference(self, a: str, b: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+        """measure -> value, low, high of a - b, paired, over the queries `where`."""
+        value = self.values[a][where].mean(axis=0) - self.values[b][where].mean(axis=0)
+        means = self.means(where)
+        return self._intervals(value, means[a] - means[b])
+
+    def relative(self, a: str, b: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float] | None]:
+        """measure -> value, low, high of a / b - 1; None where b is 0 in the data or in a resample."""
+        value_a, value_b = self.values[a][where].mean(axis=0), self.values[b][where].mean(axis=0)
+        means = self.means(where)
+        out: dict[str, dict[str, float] | None] = {}
+        for column, measure in enumerate(MEASURES):
+            base = means[b][:, column]
+            out[measure] = None
+            if value_b[column] > 0 and base.min() > 0:
+                drawn = means[a][:, column] / base - 1
+                value = float(value_a[column] / value_b[column] - 1)
+                out[measure] = interval(value, drawn, self.config.confidence).as_dict()
+        return out
+
+    def _intervals(self, value: NDArray[np.float64], drawn: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+        return {
+            measure: interval(float(value[column]), drawn[:, column], self.config.confidence).as_dict()
+            for column, measure in enumerate(MEASURES)
+        }
+
+
+def _describe(system: System, queries: pa.Table, sample: _Sample) -> dict[str, Any]:
+    """`systems.<name>` of metrics.json."""
+    covered = sample.covered[system.name]
+    index = system.positions(queries.num_rows)
+    texts, answers = queries["text"].to_pylist(), queries["answers"].to_pylist()
+    found = diagnose(
+        [texts[i] for i in index], system.expansions or [], [answers[i] or [] for i in index] if any(answers) else None
+    )
+    out = {
+        "label": system.label,
+        "note": system.note,
+        "num_queries": int(covered.sum()),
+        "median_rank": float(np.median(system.ranks)),
+        "seconds_per_query": system.seconds_per_query,
+        **{key: getattr(found, key) for key in ("empty_share", "copied_share", "mean_words", "leakage_share")},
+        **sample.system(system.name, covered),
+    }
+    if found.leaked is not None:
+        clean = covered.copy()
+        clean[index] &= ~np.asarray(found.leaked)
+        out["without_leak"] = _without_leak(system.name, clean, sample)
+    return out
+
+
+def _without_leak(name: str, clean: NDArray[np.bool_], sample: _Sample) -> dict[str, Any]:
+    """Measures over the queries whose expansion gives no answer away, and BM25's over the same ones."""
+    out: dict[str, Any] = {"num_queries": int(clean.sum())}
+    if clean.any():
+        out |= sample.system(name, clean)
+        if "bm25" in sample.values:
+            out["bm25"] = sample.system("bm25", clean)
+            out["difference_to_bm25"] = sample.difference(name, "bm25", clean)
+    return out
+
+
+def _compare(
+    pairs: Sequence[tuple[str, str]], ranks: Mapping[str, NDArray[np.int64]], sample: _Sample
+) -> dict[str, Any]:
+    """`comparisons` of metrics.json: wins, losses and ties by gold rank, and p-values of the mean differences."""
+    out: dict[str, Any] = {}
+    for a, b in pairs:
+        where = sample.covered[a] & sample.covered[b]
+        differences = sample.values[a][where] - sample.values[b][where]
+        p = sign_flip_p(differences, sample.config.bootstrap, sample.config.seed)
+        out[f"{a}_vs_{b}"] = {
+            "num_queries": int(where.sum()),
+            **wins_losses_ties(ranks[a][where], ranks[b][where]),
+            "p_value": float(p[MEASURES.index("mrr")]),
+            "p_values": dict(zip(MEASURES, map(float, p), strict=True)),
+        }
+    return out
+
+
+def evaluate(queries: pa.Table, systems: Sequence[System], config: EvaluateConfig) -> dict[str, Any]:
+    """Everything of metrics.json, for `queries` (`records.QUERIES`) and what each system found for them.
+
+    A pair with a system that covers some of the queries only is compared on those. Raises InputError when a system's
+    arrays do not fit.
+    """
+    systems = ordered(systems)
+    names = [s.name for s in systems]
+    if len(set(names)) != len(names) or not queries.num_rows:
+        raise InputError(
+            f"systems {', '.join(names)} over {queries.num_rows} queries: each name once, and some queries"
+        )
+    sample = _Sample(systems, queries.num_rows, config)
+    pairs = [(a, b) for a, b in PAIRS if a in names and b in names]
+    both = {(a, b): sample.covered[a] & sample.covered[b] for a, b in pairs}
+    pairs = [pair for pair in pairs if both[pair].any()]
+    ranks = {s.name: s.spread(queries.num_rows)[0] for s in systems}
+    return {
+        "num_queries": queries.num_rows,
+        "confidence": config.confidence,
+        "bootstrap": config.bootstrap,
+        "seed": config.seed,
+        "systems": {s.name: _describe(s, queries, sample) for s in systems},
+        "differences": {f"{a}_vs_{b}": sample.difference(a, b, both[a, b]) for a, b in pairs},
+        "relative_gains": {f"{a}_vs_{b}": sample.relative(a, b, both[a, b]) for a, b in pairs if a in ALIGNED},
+        "comparisons": _compare(pairs, ranks, sample),
+    }
+
+
+def main_model(metrics: Mapping[str, Any]) -> str | None:
+    """The aligned model that the report speaks of: RSFT then DPO, the paper's best; else DPO; else RSFT."""
+    return next((name for name in ("rsft_dpo", "dpo", "rsft") if name in metrics["systems"]), None)
+
+
+def best_model(metrics: Mapping[str, Any]) -> str | None:
+    """The aligned model with the highest MRR (the first in the table's order among equals)."""
+    there = [name for name in ALIGNED if name in metrics["systems"]]
+    return max(there, key=lambda name: metrics["systems"][name]["mrr"]["value"], default=None)

@@ -1,0 +1,89 @@
+"""The table of an evaluation as plain text: for a terminal, and for a log without colours."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from aqe.evaluate.compare import CONTROLS, System, main_model, ordered
+from aqe.evaluate.examples import Example, pick_examples
+from aqe.evaluate.measures import COLUMNS
+
+
+def points(value: float, sign: bool = False) -> str:
+    """A fraction as points (x 100) with one digit; never -0.0."""
+    shown = round(value * 100, 1) + 0.0
+    return f"{shown:+.1f}" if sign else f"{shown:.1f}"
+
+
+def with_interval(measured: Mapping[str, float], sign: bool = False) -> str:
+    """`22.1 [20.8 23.4]`, in points."""
+    value, low, high = (points(measured[key], sign) for key in ("value", "low", "high"))
+    return f"{value} [{low} {high}]"
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns padded to their widest cell: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    ]
+
+
+def console_table(metrics: Mapping[str, Any]) -> str:
+    """Systems, then the main model's paired differences to the controls: points with intervals, about 115 wide."""
+    total, main = metrics["num_queries"], main_model(metrics)
+    head = [f"{total} queries", *COLUMNS.values()]
+    systems = []
+    for name, found in metrics["systems"].items():
+        mark = "" if found["num_queries"] == total else "*"
+        systems.append([name + mark, *(with_interval(found[m]) for m in COLUMNS)])
+    differences, notes = [], []
+    for control in CONTROLS if main else ():
+        pair = f"{main}_vs_{control}"
+        if pair in metrics["differences"]:
+            differences.append(
+                [f"- {control}", *(with_interval(metrics["differences"][pair][m], True) for m in COLUMNS)]
+            )
+            seen = metrics["comparisons"][pair]
+            notes.append(
+                f"{main} against {control}: {seen['wins']} wins, {seen['losses']} losses, {seen['ties']} ties "
+                f"by gold rank; MRR p = {seen['p_value']:.4f}"
+            )
+    lines = align([head, *systems, *([[f"{main} minus", *[""] * len(COLUMNS)]] if differences else []), *differences])
+    rule = "-" * max(map(len, lines))
+    at = len(systems) + 1
+    body = [lines[0], rule, *lines[1:at], *([rule, *lines[at:]] if differences else [])]
+    for name, found in metrics["systems"].items():
+        if found["num_queries"] != total:
+            notes.append(f"* {name}: {found['label']}, covers {found['num_queries']} of the queries only")
+    confidence, resamples = metrics["confidence"], metrics["bootstrap"]
+    foot = f"Points (x 100) with {confidence:.0%} intervals, paired bootstrap of {resamples} resamples."
+    return "\n".join([*body, rule, *notes, foot])
+
+
+def _shorten(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _show(example: Example, width: int) -> list[str]:
+    lines = [f"  {_shorten(example.query, width - 2)}"]
+    rows = [(r.system, "" if r.rank is None else str(r.rank), r.expansion) for r in example.rows]
+    pad = max(len(name) for name, _, _ in rows)
+    for name, rank, expansion in rows:
+        start = f"    {name:<{pad}}  {rank:>8}  "
+        lines.append(start + ("" if expansion is None else _shorten(expansion or "(empty)", width - len(start))))
+    return lines
+
+
+def console_examples(
+    queries: pa.Table, systems: Sequence[System], metrics: Mapping[str, Any], count: int = 3, width: int = 118
+) -> str:
+    """`count` best wins and worst losses of the best aligned model against BM25, and as many that nobody picked."""
+    lines = []
+    for title, examples in pick_examples(queries, ordered(systems), metrics, count).groups():
+        if examples:
+            lines += [f"{title} (gold rank, expansion)", *(line for e in examples for line in _show(e, width)), ""]
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,79 @@
+"""What expansions look like: empty, merely copied, long, giving the answer away; and cut to their first words."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_WORD = re.compile(r"\w+")
+#: What a cut leaves hanging at the end.
+_TRAILING = " \t\r\n,;:.!?-–—…/&(["
+
+
+def words(text: str) -> list[str]:
+    """Lower-case word tokens; punctuation and blanks are not words."""
+    return _WORD.findall(text.lower())
+
+
+def is_empty(expansion: str) -> bool:
+    """No word in it: the search is that of the plain query."""
+    return not words(expansion)
+
+
+def is_copied(query: str, expansion: str) -> bool:
+    """Every word of it stands in the query already: it can reweight terms but adds none. Empty ones do not count."""
+    found = words(expansion)
+    return bool(found) and set(found) <= set(words(query))
+
+
+def leaks(expansion: str, answers: Sequence[str]) -> bool:
+    """The expansion contains an answer string, matched as DPR matches passages."""
+    # Imported here: the corpus package brings its readers, which a plain table of measures does not need.
+    from aqe.corpus.judge import contains_answer
+
+    return bool(answers) and contains_answer(expansion, answers)
+
+
+def cut(expansion: str, count: int) -> str:
+    """The first `count` words (parted by blanks), without the punctuation that the cut leaves at the end.
+
+    An expansion that is not longer is returned as it is, blanks around it stripped.
+    """
+    parts = expansion.split()
+    if len(parts) <= count:
+        return expansion.strip()
+    return " ".join(parts[:count]).rstrip(_TRAILING)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Shares are fractions of the expansions; None where nothing could be counted (no expansion, no answers)."""
+
+    empty_share: float | None
+    copied_share: float | None
+    mean_words: float | None
+    leakage_share: float | None
+    leaked: list[bool] | None
+    """Per expansion; None where no query has answers."""
+
+
+def diagnose(
+    queries: Sequence[str], expansions: Sequence[str], answers: Sequence[Sequence[str]] | None = None
+) -> Diagnosis:
+    """Count what the expansions of `queries` are like; `answers` are those of each query.
+
+    The leakage share is over the queries that have answers.
+    """
+    total = len(expansions)
+    if not total:
+        return Diagnosis(None, None, None, None, None)
+    leaked = None
+    judged = sum(map(bool, answers or ()))
+    if answers is not None and judged:
+        leaked = [leaks(e, a) for e, a in zip(expansions, answers, strict=True)]
+    return Diagnosis(
+        empty_share=sum(map(is_empty, expansions)) / total,
+        copied_share=sum(is_copied(q, e) for q, e in zip(queries, expansions, strict=True)) / total,
+        mean_words=sum(len(words(e)) for e in expansions) / total,
+        leakage_share=None if leaked is None else sum(leaked) / judged,
+        leaked=leaked,
+    )

@@ -1,0 +1,206 @@
+"""The report of an evaluation: metrics.json, per_query.parquet, plots, and a page to look at (HTML and Markdown).
+
+The HTML file stands alone: styles and plots are in it and it asks no other host for anything.
+"""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+from markupsafe import Markup
+
+from aqe.artifact import write_parquet, write_text
+from aqe.evaluate.compare import System, main_model, ordered
+from aqe.evaluate.console import points
+from aqe.evaluate.examples import pick_examples
+from aqe.evaluate.measures import COLUMNS, per_query
+from aqe.evaluate.plots import duration, make_plots
+from aqe.evaluate.style import colour
+from aqe.expand.compose import compose
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """What the report shows beside the numbers of metrics.json. An empty field leaves its section out."""
+
+    title: str
+    queries: pa.Table
+    """The evaluated queries (`records.QUERIES`), as given to `evaluate`."""
+    systems: Sequence[System]
+    """As given to `evaluate`."""
+    subtitle: str = ""
+    query_weight: int = 1
+    """As in the composed queries that were searched."""
+    examples: int = 8
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from the defaults; nested mappings are shown with dotted keys."""
+    stages: Sequence[Mapping[str, Any]] = ()
+    """Each with `stage` and `seconds`; optionally `counts` and `rates`, mappings of a name to a number."""
+    curves: Sequence[tuple[Path, str]] = ()
+    """PNG files made elsewhere (training curves) with their captions."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    preferences: Mapping[str, Any] = field(default_factory=dict)
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+    """Rows that could not be processed, by stage."""
+    paths: Mapping[str, Any] = field(default_factory=dict)
+    next_steps: Sequence[str] = ()
+    docs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """docid -> title and text, to show the relevant passages of examples (docids in `queries.positives`)."""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted keys and values of a nested mapping, in its order."""
+    out: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            out += flatten(value, f"{prefix}{key}.")
+        else:
+            out.append((f"{prefix}{key}", number(value)))
+    return out
+
+
+def number(value: Any) -> str:
+    """A number as people read it: thousands parted, three digits of a fraction. Other things as they are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    if isinstance(value, int) or value.is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent with one digit; a dash where nothing was counted."""
+    return "–" if share is None else f"{share:.1%}"
+
+
+def markdown(text: Any) -> str:
+    """Text as one line of Markdown that means only itself, in a table's cell too."""
+    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", plain)
+
+
+def p_text(p: float, resamples: int) -> str:
+    """A p-value, or that it is the smallest the test can give."""
+    return f"< {2 / (resamples + 1):.1g}" if p <= 1 / (resamples + 1) else f"{p:.3f}" if p >= 0.001 else f"{p:.4f}"
+
+
+def verdict(found: Mapping[str, float]) -> str:
+    """What the interval of a difference says: better, worse, or not told apart."""
+    return "better" if found["low"] > 0 else "worse" if found["high"] < 0 else "not told apart"
+
+
+def headlines(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Tiles at the top: top-1 of BM25, of the un-aligned model and of the aligned one, and the differences in MRR."""
+    systems, main = metrics["systems"], main_model(metrics)
+    tiles = []
+    for name in ("bm25", "zero_shot", main):
+        if name in systems:
+            top = systems[name]["top_1"]
+            span = f"top-1, {points(top['low'])} to {points(top['high'])}"
+            kind = "main" if name == main else ""
+            tiles.append({"label": systems[name]["label"], "value": points(top["value"]), "note": span, "kind": kind})
+    for control in ("bm25", "zero_shot_best"):
+        if found := metrics["differences"].get(f"{main}_vs_{control}", {}).get("mrr"):
+            word = verdict(found)
+            span = f"MRR, {points(found['low'], True)} to {points(found['high'], True)}: {word}"
+            label = f"{systems[main]['label']} − {systems[control]['label']}"
+            kind = {"better": "good", "worse": "bad"}.get(word, "")
+            tiles.append({"label": label, "value": points(found["value"], True), "note": span, "kind": kind})
+    return tiles
+
+
+def best_values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """measure -> the highest value of the systems that cover all queries and are no oracle."""
+    fair = [s for n, s in metrics["systems"].items() if n != "best_of_n" and s["num_queries"] == metrics["num_queries"]]
+    return {m: max((s[m]["value"] for s in fair), default=-1.0) for m in COLUMNS}
+
+
+def per_query_table(queries: pa.Table, systems: Sequence[System], query_weight: int = 1) -> pa.Table:
+    """One row a system and query: expansion (null: none is made), composed query, exact rank, and every measure."""
+    qids, texts = queries["qid"].to_pylist(), queries["text"].to_pylist()
+    parts = []
+    for system in ordered(systems):
+        index = system.positions(queries.num_rows)
+        expansions: Sequence[str | None] = system.expansions or [None] * len(index)
+        columns: dict[str, Any] = {
+            "system": pa.array([system.name] * len(index), pa.string()),
+            "qid": pa.array([qids[i] for i in index], pa.string()),
+            "query": pa.array([texts[i] for i in index], pa.string()),
+            "expansion": pa.array(expansions, pa.string()),
+            "composed": pa.array(
+                [compose(texts[i], e or "", query_weight) for i, e in zip(index, expansions, strict=True)], pa.string()
+            ),
+            "gold_rank": pa.array(system.ranks, pa.int32()),
+            **{m: pa.array(v, pa.float64()) for m, v in per_query(system.ranks, system.ndcg).items()},
+        }
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts)
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and ".html" in name,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "points": points,
+        "percent": percent,
+        "number": number,
+        "duration": duration,
+        "md": markdown,
+        "svg": Markup,
+    }
+    environment.globals |= {"verdict": verdict, "p_text": p_text, "colour": colour}
+    return environment
+
+
+def _curves(out: Path, curves: Sequence[tuple[Path, str]]) -> list[dict[str, str]]:
+    """Copy the PNG files beside the other plots, and hold each as a data address for the page."""
+    found = []
+    for at, (path, caption) in enumerate(curves, start=1):
+        png = Path("plots") / f"curve_{at}_{re.sub(r'[^A-Za-z0-9_.-]', '_', path.name)}"
+        shutil.copyfile(path, out / png)
+        data = base64.b64encode(path.read_bytes()).decode()
+        found.append({"png": str(png), "caption": caption, "data": f"data:image/png;base64,{data}"})
+    return found
+
+
+def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) -> None:
+    """Write metrics.json, per_query.parquet, plots/*.png, report.md and report.html into the directory `out`.
+
+    `metrics` are those of `evaluate` for the queries and systems of `context`.
+    """
+    (out / "plots").mkdir(parents=True, exist_ok=True)
+    write_text(json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n", out / "metrics.json")
+    write_parquet(per_query_table(context.queries, context.systems, context.query_weight), out / "per_query.parquet")
+    systems = ordered(context.systems)
+    shown = {
+        "context": context,
+        "metrics": metrics,
+        "columns": COLUMNS,
+        "best": best_values(metrics),
+        "tiles": headlines(metrics),
+        "plots": make_plots(out, metrics, systems, context.stages),
+        "curves": _curves(out, context.curves),
+        "examples": pick_examples(context.queries, systems, metrics, context.examples, context.docs),
+        "tables": [
+            ("Settings that differ from the defaults", flatten(context.settings)),
+            ("Candidates", flatten(context.sampling)),
+            ("Preferences", flatten(context.preferences)),
+            ("Dead letters (rows that could not be processed)", flatten(context.dead_letters)),
+            ("Where things lie", flatten(context.paths)),
+        ],
+    }
+    environment = _environment()
+    for name in ("report.html", "report.md"):
+        write_text(environment.get_template(f"{name}.j2").render(shown), out / name)

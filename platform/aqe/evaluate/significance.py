@@ -1,0 +1,86 @@
+"""Intervals and tests over queries: paired bootstrap, sign-flip permutation, wins and losses.
+
+The query is the unit that is drawn. All systems see the same draws, so that the interval of a difference belongs to
+the same resamples as those of its two values.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Cells of a block of resamples (resamples x queries); 2 M float64 are 16 MB.
+BLOCK = 2_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def bootstrap_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Means of `values` (queries, columns) over `resamples` draws of the queries with replacement.
+
+    Shape (resamples, columns). A draw is a vector of counts, so a block of draws is one matrix product for all columns.
+    """
+    count = len(values)
+    rng = np.random.default_rng(seed)
+    out = np.empty((resamples, values.shape[1]))
+    step = max(1, BLOCK // max(1, count))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, count, size=(rows, count)) + np.arange(rows)[:, None] * count
+        counts = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+        out[start : start + rows] = counts @ values / count
+    return out
+
+
+def interval(value: float, resampled: NDArray[np.float64], confidence: float) -> Interval:
+    """Percentile interval of `value` from its resampled values, shape (resamples,).
+
+    It holds `value` always (rounding apart, it would anyway). Where all queries have the same value it has no width:
+    a bootstrap cannot see what no query shows.
+    """
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def sign_flip_p(differences: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Two-sided p-values of the paired randomisation test of mean difference 0; `differences` is (queries, columns).
+
+    Under the hypothesis each query's two systems may be swapped, which flips its sign. The observed labelling counts
+    as one of the draws, so the smallest value is 1 / (resamples + 1). Shape (columns,). Columns share the draws.
+    """
+    observed = np.abs(differences.sum(axis=0))
+    # Flips that give the observed sum again in exact arithmetic must count as such in floating point.
+    bar = observed - 1e-9 * np.abs(differences).sum(axis=0)
+    # A query without any difference changes no sum: leaving it out saves its draws.
+    differences = differences[np.any(differences != 0, axis=1)]
+    count = len(differences)
+    rng = np.random.default_rng(seed)
+    extreme = np.zeros(differences.shape[1], dtype=np.int64)
+    step = max(1, BLOCK // max(1, count))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        signs = rng.integers(0, 2, size=(rows, count), dtype=np.int8).astype(np.float64) * 2 - 1
+        extreme += (np.abs(signs @ differences) >= bar).sum(axis=0)
+    p: NDArray[np.float64] = (extreme + 1) / (resamples + 1)
+    return p
+
+
+def wins_losses_ties(ranks: NDArray[np.integer[Any]], against: NDArray[np.integer[Any]]) -> dict[str, int]:
+    """How many queries have a better (smaller), worse and equal gold rank than `against`."""
+    return {
+        "wins": int((ranks < against).sum()),
+        "losses": int((ranks > against).sum()),
+        "ties": int((ranks == against).sum()),
+    }

@@ -1,0 +1,60 @@
+"""The Lucene index: built by Anserini through Pyserini, opened for exact scoring."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aqe.config.data import IndexConfig
+from aqe.errors import InputError
+from aqe.index import jvm
+from aqe.observe.progress import Progress, Say
+
+#: Passages handed to Java at once.
+BATCH = 2_000
+
+
+def _batches(corpus: Path) -> Iterator[pa.RecordBatch]:
+    for path in sorted(corpus.glob("*.parquet")):
+        yield from pq.ParquetFile(path).iter_batches(BATCH)
+
+
+def build_index(out: Path, corpus: Path, config: IndexConfig, threads: int, say: Say) -> dict[str, Any]:
+    """Index the passages (title, newline, text) of the Parquet files in `corpus` into `out`/lucene.
+
+    Runs in this process, which gets a JVM. Returns passages, seconds and bytes. An index that an interrupted run
+    left is made anew. Raises InputError when the analyzer's language is unknown or the corpus is empty.
+    """
+    import shutil
+
+    total = sum(pq.ParquetFile(p).metadata.num_rows for p in corpus.glob("*.parquet"))
+    if total == 0:
+        raise InputError(f"{corpus} holds no passage to index")
+    target = out / "lucene"
+    shutil.rmtree(target, ignore_errors=True)
+    jvm.start(config.jvm_heap)
+    from pyserini.index.lucene import LuceneIndexer
+
+    # -optimize merges to one segment: faster to score, and the order of documents inside is of no account here.
+    args = ["-index", str(target), "-language", config.language, "-optimize", "-memoryBuffer", "256"]
+    indexer = LuceneIndexer(args=args, threads=threads)
+    progress = Progress("build_index", total, "passages", say)
+    started = time.perf_counter()
+    for batch in _batches(corpus):
+        columns = batch.to_pydict()
+        indexer.add_batch_dict(
+            [
+                {"id": docid, "contents": f"{title}\n{text}"}
+                for docid, title, text in zip(columns["docid"], columns["title"], columns["text"], strict=True)
+            ]
+        )
+        progress.update(batch.num_rows)
+    indexer.close()
+    return {
+        "passages": total,
+        "seconds": round(time.perf_counter() - started, 2),
+        "bytes": sum(p.stat().st_size for p in target.rglob("*") if p.is_file()),
+    }

@@ -1,0 +1,66 @@
+"""One line every few seconds: how far, how fast, how long still, what is being made."""
+
+import time
+from collections.abc import Callable
+from collections import Counter
+
+from tqdm import tqdm
+
+Say = Callable[[str], None]
+
+
+def say(message: str) -> None:
+    """Print at once: a job's log is followed live."""
+    print(message, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """`75` -> `01:15`."""
+    return str(tqdm.format_interval(max(0, round(seconds))))
+
+
+class Progress:
+    """Counts work and says one line at most every `every` seconds, and one at the end.
+
+    `already` items were done by an earlier run: they count as done, not in the rate.
+    """
+
+    def __init__(self, stage: str, total: int, noun: str, say: Say, *, already: int = 0, every: float = 10.0) -> None:
+        self._stage, self._total, self._noun, self._say, self._every = stage, total, noun, say, every
+        self._already, self._done = already, 0
+        self._counts: Counter[str] = Counter()
+        self._started = self._last = time.monotonic()
+        self._first: float | None = None
+        if already:
+            say(f"{stage}: {already} of {total} {noun} were done before")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def update(self, done: int, **counts: float) -> None:
+        """`done` more items; `counts` are other things made meanwhile (tokens, candidates), shown as rates."""
+        now = time.monotonic()
+        self._done += done
+        self._counts.update({k: v for k, v in counts.items()})  # type: ignore[arg-type]
+        if self._done + self._already >= self._total or now - self._last >= self._every:
+            self._last = now
+            self._say(self.line())
+
+    def line(self) -> str:
+        """The line that would be said now."""
+        seconds = max(self.seconds, 1e-9)
+        rate = self._done / seconds
+        done = self._done + self._already
+        left = (self._total - done) / rate if rate else float("inf")
+        parts = [
+            f"{self._stage}: {done}/{self._total} {self._noun} ({100 * done / max(self._total, 1):.0f} %)",
+            f"{rate:.2f} {self._noun}/s",
+            *(f"{value / seconds:.0f} {name}/s" for name, value in self._counts.items()),
+        ]
+        if done < self._total and left != float("inf"):
+            parts.append(f"ETA {duration(left)}")
+        else:
+            parts.append(f"took {duration(seconds)}")
+        return ", ".join(parts)

@@ -1,0 +1,131 @@
+"""The reference engine: Lucene itself scores, and counts what stands above the relevant passages.
+
+Nothing is cut: FunctionRangeQuery visits every passage that matches, with the scorer that also gives the gold score,
+so the counts are exact and no float differs between the two.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aqe.config.data import IndexConfig
+from aqe.errors import ArtifactError, InputError
+from aqe.index import jvm
+from aqe.rank.ranker import GoldRank, Hit
+
+#: Anserini's names for the indexed text and the docid.
+CONTENTS, DOCID = "contents", "id"
+
+
+class LuceneRanker:
+    """Implements `aqe.rank.ranker.Ranker` on a Lucene index. Starts the JVM of this process."""
+
+    name = "lucene"
+
+    def __init__(self, index: Path, config: IndexConfig) -> None:
+        if not index.is_dir():
+            raise ArtifactError(f"{index} is not a Lucene index directory. Run build_index first.")
+        java = jvm.start(config.jvm_heap)
+        from jnius import cast
+
+        search = "org.apache.lucene.search."
+        self._java = {name: java(search + name) for name in ("TermQuery", "TermRangeQuery", "BooleanQuery$Builder")}
+        self._must = java(search + "BooleanClause$Occur").FILTER
+        self._term = java("org.apache.lucene.index.Term")
+        self._range = java("org.apache.lucene.queries.function.FunctionRangeQuery")
+        self._value_source = java("org.apache.lucene.queries.function.ValueSource")
+        self._query_values = java("org.apache.lucene.queries.function.valuesource.QueryValueSource")
+        self._cast = cast
+        directory = java("org.apache.lucene.store.FSDirectory").open(java("java.nio.file.Paths").get(str(index)))
+        self._reader = java("org.apache.lucene.index.DirectoryReader").open(directory)
+        searcher_class = java(search + "IndexSearcher")
+        # A long expansion may have more terms than Lucene's default limit of 1,024 clauses.
+        searcher_class.setMaxClauseCount(2**31 - 1)
+        self._searcher = searcher_class(cast("org.apache.lucene.index.IndexReader", self._reader))
+        self._searcher.setSimilarity(java(search + "similarities.BM25Similarity")(config.k1, config.b))
+        self._searcher.setQueryCache(None)
+        self._leaves = list(self._reader.leaves())
+        self._bases = [leaf.docBase for leaf in self._leaves]
+        self._analyzer = _analyzer(java, config.language)
+        # Anserini's own: a term that occurs n times becomes one clause with boost n.
+        self._words = java("io.anserini.search.query.BagOfWordsQueryGenerator")()
+        self._documents: dict[str, int] = {}
+
+    @property
+    def num_passages(self) -> int:
+        """Passages in the index."""
+        return int(self._reader.numDocs())
+
+    def _query(self, text: str) -> Any:
+        return self._words.buildQuery(CONTENTS, self._analyzer, text)
+
+    def _document(self, docid: str) -> int:
+        """Lucene's internal number of a passage."""
+        if docid not in self._documents:
+            hits = self._searcher.search(self._java["TermQuery"](self._term(DOCID, docid)), 1).scoreDocs
+            if not hits:
+                raise InputError(
+                    f"the relevant passage {docid!r} is not in the index. The qrels belong to another corpus, or the "
+                    "index was built from a part of it: run judge_queries and build_index on the same corpus."
+                )
+            self._documents[docid] = hits[0].doc
+        return self._documents[docid]
+
+    def gold_ranks(self, texts: Sequence[str], relevant: Sequence[str]) -> list[GoldRank]:
+        documents = [(self._document(docid), docid) for docid in sorted(set(relevant), key=str.encode)]
+        return [self._gold_rank(text, documents) for text in texts]
+
+    def _gold_rank(self, text: str, documents: Sequence[tuple[int, str]]) -> GoldRank:
+        query = self._query(text)
+        values = self._query_values(query, 0.0)
+        scores = [self._score(values, document) for document, _ in documents]
+        # max() takes the first of equals, which has the smallest docid.
+        best = max(range(len(scores)), key=scores.__getitem__)
+        score, docid = scores[best], documents[best][1]
+        above = self._searcher.count(self._range(values, _java_float(score), None, False, False))
+        return GoldRank(docid, 1 + above + self._equal_before(values, score, docid), score)
+
+    def _score(self, values: Any, document: int) -> float:
+        """Float32 score of one passage, 0 where it matches no term."""
+        context = self._value_source.newContext(self._searcher)
+        values.createWeight(context, self._searcher)
+        leaf = int(np.searchsorted(self._bases, document, side="right")) - 1
+        return float(values.getValues(context, self._leaves[leaf]).floatVal(document - self._bases[leaf]))
+
+    def _equal_before(self, values: Any, score: float, docid: str) -> int:
+        """Passages with exactly this score and a smaller docid."""
+        equal = self._range(values, _java_float(score), _java_float(score), True, True)
+        before = self._java["TermRangeQuery"].newStringRange(DOCID, None, docid, False, False)
+        both = self._java["BooleanQuery$Builder"]().add(before, self._must).add(equal, self._must).build()
+        return int(self._searcher.count(both))
+
+    def search(self, text: str, k: int) -> list[Hit]:
+        """Ties at the cut are resolved by docid too: the page is widened until the last score is complete."""
+        query = self._query(text)
+        wanted = k + 1
+        while True:
+            hits = [(float(h.score), h.doc) for h in self._searcher.search(query, wanted).scoreDocs]
+            if len(hits) < wanted or hits[-1][0] < hits[k - 1][0]:
+                break
+            wanted *= 2
+        stored = self._searcher.storedFields()
+        kept = hits if len(hits) <= k else [h for h in hits if h[0] >= hits[k - 1][0]]
+        found = [Hit(str(stored.document(doc).get(DOCID)), score) for score, doc in kept]
+        return sorted(found, key=lambda h: (-h.score, h.docid.encode()))[:k]
+
+
+def _java_float(score: float) -> str:
+    """FunctionRangeQuery takes its bounds as text, which Java reads back to the same float32."""
+    return np.format_float_positional(np.float32(score), unique=True, trim="0")
+
+
+def _analyzer(java: Any, language: str) -> Any:
+    """The analyzer that the index was built with."""
+    if language == "en":
+        return java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+    name = java("io.anserini.analysis.AnalyzerMap").analyzerMap.get(language)
+    if name is None:
+        raise InputError(f"index.language {language!r}: Anserini has no analyzer for it")
+    return java(name)()

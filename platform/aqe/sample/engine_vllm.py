@@ -1,0 +1,100 @@
+"""The vLLM engine, in this process: on GPUs, and on CPUs through vLLM's CPU build.
+
+The n samples of a request share its prompt's key-value cache. `ray.data.llm` is not used: it returns the first sample
+only and hides why a generation ended.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from aqe.config.sample import EngineConfig
+from aqe.sample.engine import Generated, Request, Sampling
+
+
+def vllm_env(config: EngineConfig, use_gpu: bool) -> dict[str, str]:
+    """Environment that must be set before the process imports vllm."""
+    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    # In-process: an actor is one process that Ray can account for and kill, and closed batches stay deterministic.
+    env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if not use_gpu:
+        # One thread an actor; vLLM's own binding would pin all actors to the same core.
+        env |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        env |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.kv_cache_gib)))}
+    return env
+
+
+class VllmEngine:
+    """Implements `aqe.sample.engine.Engine`."""
+
+    name = "vllm"
+
+    def __init__(self, model_path: str, config: EngineConfig, sampling: Sampling) -> None:
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        on_cpu = current_platform.is_cpu()
+        dtype = ("float32" if on_cpu else "bfloat16") if config.dtype == "auto" else config.dtype
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": config.max_batch,
+            # torch.compile pays on a CPU only after some 100,000 tokens.
+            "enforce_eager": on_cpu,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "seed": 0,
+        }
+        if on_cpu:
+            # A prompt split over steps rewinds its generator's offset, which CPU generators do not have (RuntimeError).
+            options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, config.max_model_len)}
+            # Only whole blocks of a prompt are shared between its candidates; the CPU's default of 128 tokens is longer
+            # than most prompts.
+            options["block_size"] = 32
+        self._llm = LLM(model=model_path, **(options | config.extra))
+        self._sampling = sampling
+        self._max_prompt = config.max_model_len - sampling.max_tokens
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
+        # A cached prefix changes the shapes of the matrix products and so the last bits: each batch starts without.
+        self._llm.reset_prefix_cache()
+        tokenizer = self._llm.get_tokenizer()
+        answers: list[list[Generated] | str] = [[] for _ in requests]
+        prompts, params, owners = [], [], []
+        for i, request in enumerate(requests):
+            ids = tokenizer(request.prompt)["input_ids"]
+            if not ids:
+                answers[i] = "the prompt is empty"
+            elif len(ids) > self._max_prompt:
+                answers[i] = f"the prompt has {len(ids)} tokens, more than engine.max_model_len - max_tokens = {self._max_prompt}"
+            else:
+                for param in self._params(request):
+                    prompts.append({"prompt_token_ids": ids})
+                    params.append(param)
+                    owners.append(i)
+        outputs = self._llm.generate(prompts, params, use_tqdm=False) if prompts else []
+        for i, output in zip(owners, outputs, strict=True):
+            made = answers[i]
+            assert isinstance(made, list)
+            made.extend(
+                Generated(o.text, "length" if o.finish_reason == "length" else "stop", len(o.token_ids), o.cumulative_logprob)
+                for o in sorted(output.outputs, key=lambda o: o.index)
+            )
+        return answers
+
+    def _params(self, request: Request) -> list[Any]:
+        """Greedy and drawn candidates need requests of their own: vLLM has one temperature a request."""
+        from vllm import SamplingParams
+
+        s = self._sampling
+        # logprobs=0: of the chosen token only.
+        shared: dict[str, Any] = {"max_tokens": s.max_tokens, "stop": list(s.stop), "logprobs": 0}
+        greedy = request.num_samples if s.temperature == 0 else int(s.include_greedy)
+        drawn = request.num_samples - greedy
+        params = [SamplingParams(n=1, temperature=0.0, **shared) for _ in range(greedy)]
+        if drawn:
+            params.append(
+                SamplingParams(
+                    n=drawn, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, seed=request.seed, **shared
+                )
+            )
+        return params

@@ -1,0 +1,164 @@
+"""A pool of Ray actors that works through units, each unit done exactly once however often it is interrupted.
+
+A unit is a small group of rows that is processed together. Its result is one Parquet file, named by the unit and
+written atomically by the actor that made it, so that a retried task overwrites its own file with the same rows and a
+rerun skips what is there. Ray Data spreads the units over the pool and restarts actors that died.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from aqe.artifact import read_parquet, write_parquet
+from aqe.errors import DeadLetterError
+from aqe.observe import metrics
+from aqe.observe.progress import Progress, Say
+from aqe.records import DEAD_LETTERS, table
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows that are processed together. Names sort in the order of the units."""
+
+    name: str
+    rows: Sequence[Row]
+
+
+@dataclass
+class Result:
+    """What became of a unit: its rows, those that could not be processed with the reason, and counts for the rates."""
+
+    data: pa.Table
+    dead: list[tuple[Row, str]] = field(default_factory=list)
+    counts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Actors and what each of them takes."""
+
+    size: int
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Actor:
+    """Builds the worker once, then maps units to files."""
+
+    def __init__(self, stage: str, out: str, empty: pa.Schema, make: Callable[..., Any], args: Mapping[str, Any]):
+        self._stage, self._out, self._empty = stage, Path(out), empty
+        self._work: Callable[[Sequence[Row]], Result] = make(**args)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        done = [self._one(row["name"], json.loads(row["rows"])) for row in batch.to_pylist()]
+        return pa.Table.from_pylist(done)
+
+    def _one(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
+            result = self._work(rows)
+        except Exception as error:
+            # One bad unit must not cost the others; the driver stops when there are too many.
+            result = Result(self._empty.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
+        dead = [{"stage": self._stage, "reason": why, "row": json.dumps(row, default=str)} for row, why in result.dead]
+        counts = {**result.counts, "busy_seconds": time.perf_counter() - started}
+        if dead:
+            write_parquet(table(dead, DEAD_LETTERS), self._out / "dead_letters" / f"{name}.parquet")
+            metrics.count(metrics.DEAD_LETTERS, len(dead), self._stage)
+        counts_row = {"name": name, "queries": len(rows), "dead": len(dead), "counts": json.dumps(counts)}
+        # The data file comes last: where it is, the unit is done.
+        schema = result.data.schema.with_metadata({b"aqe": json.dumps(counts_row).encode()})
+        write_parquet(result.data.cast(schema), self._out / "data" / f"{name}.parquet")
+        return counts_row
+
+
+def _done(out: Path) -> dict[str, dict[str, Any]]:
+    """Names of finished units and what they counted. Units with dead letters are tried again."""
+    found = {}
+    for path in sorted((out / "data").glob("*.parquet")):
+        counts = json.loads(pa.parquet.read_schema(path).metadata[b"aqe"])
+        if counts["dead"]:
+            (out / "dead_letters" / path.name).unlink(missing_ok=True)
+            path.unlink()
+        else:
+            found[path.stem] = counts
+    return found
+
+
+def run_units(
+    stage: str,
+    out: Path,
+    units: Sequence[Unit],
+    *,
+    schema: pa.Schema,
+    make: Callable[..., Callable[[Sequence[Row]], Result]],
+    args: Mapping[str, Any],
+    pool: Pool,
+    noun: str,
+    max_dead_share: float,
+    say: Say,
+) -> dict[str, Any]:
+    """Work through `units` with a pool of actors that each call `make(**args)` once; results in `out`/data/*.parquet.
+
+    Returns counts and rates. Raises DeadLetterError when more than `max_dead_share` of the rows could not be
+    processed: as soon as that is certain, keeping the finished units for a rerun.
+    """
+    before = _done(out)
+    todo = [unit for unit in units if unit.name not in before]
+    total = sum(len(unit.rows) for unit in units)
+    progress = Progress(stage, total, noun, say, already=total - sum(len(unit.rows) for unit in todo))
+    counts: Counter[str] = Counter()
+    for done in before.values():
+        counts.update(json.loads(done["counts"]))
+    dead = 0
+    if todo:
+        for done in _execute(stage, out, todo, schema, make, args, pool):
+            made = json.loads(done["counts"])
+            counts.update(made)
+            progress.update(done["queries"], **{k: v for k, v in made.items() if k in ("tokens", "candidates", "ranks")})
+            dead += done["dead"]
+            if dead > max_dead_share * total:
+                raise DeadLetterError(_too_many(stage, out, dead, total, max_dead_share))
+    rates = {f"{k}_per_second": round(v / progress.seconds, 2) for k, v in counts.items() if not before and todo and k != "busy_seconds"}
+    return {"rows_in": total, "dead": dead, **{k: round(v, 3) for k, v in counts.items()}, **rates, "workers": pool.size}
+
+
+def _execute(
+    stage: str, out: Path, todo: Sequence[Unit], schema: pa.Schema, make: Any, args: Mapping[str, Any], pool: Pool
+) -> Any:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # An engine that dies while it loads is started again a few times before the stage gives up.
+    context.max_consecutive_actor_init_deaths = 2
+    rows = [{"name": unit.name, "rows": json.dumps(unit.rows, default=str)} for unit in todo]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _Actor,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(rows))),
+        fn_constructor_args=(stage, str(out), schema, make, dict(args)),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+        runtime_env={"env_vars": dict(pool.env)},
+    )
+    return dataset.iter_rows()
+
+
+def _too_many(stage: str, out: Path, dead: int, total: int, allowed: float) -> str:
+    reasons = Counter(read_parquet(out / "dead_letters").column("reason").to_pylist())
+    common = "; ".join(f"{n} x {why}" for why, n in reasons.most_common(3))
+    return (
+        f"{stage}: {dead} of {total} rows could not be processed, more than max_dead_share = {allowed:g}. "
+        f"Reasons: {common}. All are in {out / 'dead_letters'}. Mend the cause and run again: finished units are kept."
+    )
