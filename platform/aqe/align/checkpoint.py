@@ -50,15 +50,21 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.rank = rank
         self.time = 0.0
         self.tokens = 0.0
+        self.learning_rate = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.time = time.perf_counter()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, *, optimizer: Any, **kwargs: Any) -> None:
+        self.learning_rate = optimizer.param_groups[0]["lr"]
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         row = state.log_history[-1]
         if "loss" not in row:
             return  # the summary at the end
         now, tokens = time.perf_counter(), row["num_tokens"]
+        # DeepSpeed moves the schedule on within the step, so that Trainer logs the next step's rate.
+        row["learning_rate"] = self.learning_rate
         row["seconds"] = now - self.time
         row["tokens"] = tokens - self.tokens
         self.time, self.tokens = now, tokens

@@ -19,6 +19,8 @@ def worker_env(use_gpu: bool, threads: int = 1) -> dict[str, str]:
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",
+        # transformers, trl and torch announce future removals at every call, in every worker.
+        "PYTHONWARNINGS": "ignore::FutureWarning",
     }
     if not use_gpu:
         # More threads than cores spin against each other: ten times slower, measured on two cores.

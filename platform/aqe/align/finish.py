@@ -107,5 +107,3 @@ def _compare(model: Any, reference: Any, ids: list[int], length: int) -> tuple[f
         kl = (p.exp() * (p - q)).sum(dtype=torch.float64)
         change = (p - q).gather(-1, targets).sum(dtype=torch.float64)
     return float(kl), float(change)
-
-

@@ -73,7 +73,7 @@ def train_stage(
     tokens = storage / "tokens"
     save_tokens(rows, tokens)
     say(f"{kind}: {len(rows)} rows ({dead.num_rows} left out), {workers} workers x {micro} x {accumulation}")
-    job = {
+    job: dict[str, Any] = {
         "kind": kind,
         "config": config,
         "model_path": str(model_path.resolve()),
@@ -148,7 +148,7 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
     Name and storage are the same every time, so Ray Train takes up an earlier run where it stopped.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     for name, value in _RAY_TRAIN.items():
@@ -167,6 +167,8 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            # At INFO every rank says four lines a checkpoint.
+            logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": worker_env(use_gpu, threads)},
         ),
     )

@@ -40,14 +40,16 @@ def encode(kind: Kind, data: pa.Table, tokenizer: Any, max_length: int) -> tuple
     prompts = _ids(tokenizer, [row["prompt"] for row in rows], special=True)
     encoded: list[dict[str, list[int]]] = [{"prompt_ids": ids} for ids in prompts]
     for text, finished, name in _PARTS[kind]:
-        for row, ids, out in zip(rows, _ids(tokenizer, [row[text] for row in rows], special=False), encoded, strict=True):
-            out[name] = [*ids, tokenizer.eos_token_id] if row[finished] else ids
+        for row, ids, into in zip(
+            rows, _ids(tokenizer, [row[text] for row in rows], special=False), encoded, strict=True
+        ):
+            into[name] = [*ids, tokenizer.eos_token_id] if row[finished] else ids
     kept, dead = [], []
-    for row, ids in zip(rows, encoded, strict=True):
-        if reason := _invalid(kind, row, ids, max_length):
+    for row, parts in zip(rows, encoded, strict=True):
+        if reason := _invalid(kind, row, parts, max_length):
             dead.append({"stage": kind, "reason": reason, "row": json.dumps(row)})
         else:
-            kept.append(_labelled(ids) if kind == "rsft" else ids)
+            kept.append(_labelled(parts) if kind == "rsft" else parts)
     return kept, records.table(dead, records.DEAD_LETTERS)
 
 
@@ -83,11 +85,13 @@ def save_tokens(rows: list[dict[str, Any]], path: Path) -> None:
     On disk, not in memory: TRL keeps the reference log-probabilities beside a dataset's file, and only so do all
     ranks, and a later attempt, find the same ones.
     """
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars, enable_progress_bars
 
     if path.exists():
         return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
+    disable_progress_bars()
     Dataset.from_list(rows).save_to_disk(str(part))
+    enable_progress_bars()
     os.replace(part, path)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import trl.trainer.utils as trl_utils
 from peft import LoraConfig as PeftLoraConfig
+from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from aqe.align.arguments import Kind
@@ -51,7 +52,7 @@ def build_trainer(
     """The trainer of one stage. `dataset` holds rows of `tokens.encode`; `model` is the stage's start and reference."""
     score_completions_only()
     trainer_class = SFTTrainer if kind == "rsft" else DpoOnIds
-    return trainer_class(
+    trainer = trainer_class(
         model=model,
         args=args,
         train_dataset=dataset,
@@ -59,6 +60,9 @@ def build_trainer(
         peft_config=None if lora is None else peft_config(lora),
         callbacks=list(callbacks),
     )
+    # It prints every log row; the driver shows progress, and the curves keep the rows.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def peft_config(lora: LoraConfig) -> Any:

@@ -1,5 +1,7 @@
 """Evaluation."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from aqe.config.base import Config
@@ -9,6 +11,8 @@ from aqe.config.sample import PromptConfig
 class EvaluateConfig(Config):
     """What the report's table is made of."""
 
+    split: Literal["test", "dev"] = "test"
+    """`dev` to choose settings by, so that the test queries stay unseen."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Token limit of greedy expansions; null means that of `sample`."""
     zero_shot_prompts: tuple[str | PromptConfig, ...] = ()

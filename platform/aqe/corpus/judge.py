@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -133,6 +134,17 @@ def _filled(lists: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.fill_null(pc.greater(pc.list_value_length(lists), 0), False)
 
 
+def _order(pairs: pa.Table) -> Any:
+    """Row numbers that sort pairs by qid, docid (bytes). On ranks: millions of pairs share few strings."""
+    keys = []
+    for name in ("docid", "qid"):
+        coded = pairs[name].combine_chunks().dictionary_encode()
+        rank = np.empty(len(coded.dictionary), np.int64)
+        rank[pc.sort_indices(coded.dictionary).to_numpy()] = np.arange(len(rank))
+        keys.append(rank[coded.indices.to_numpy()])
+    return np.lexsort(keys)
+
+
 def judge(corpus_dir: Path, queries: pa.Table, say: Callable[[str], None] = print) -> tuple[pa.Table, dict[str, Any]]:
     """Relevant passages of records.QUERIES in a corpus artifact (or a directory or file of records.CORPUS).
 
@@ -151,8 +163,8 @@ def judge(corpus_dir: Path, queries: pa.Table, say: Callable[[str], None] = prin
         say(f"judge: looking for the answers of {to_find.num_rows:,} queries in the whole corpus")
         pairs.append(_by_answers(files, to_find))
     found = pa.concat_tables(pairs)
-    qrels = found.append_column("relevance", pa.array([1] * found.num_rows, pa.int32()))
-    qrels = records.conform(qrels.sort_by([("qid", "ascending"), ("docid", "ascending")]), records.QRELS, "qrels")
+    found = found.take(_order(found))
+    qrels = found.append_column("relevance", pa.array(np.ones(found.num_rows, np.int32)))
     judged = pc.count_distinct(qrels["qid"]).as_py()
     stats = {
         "queries": queries.num_rows,
@@ -182,7 +194,10 @@ def _corpus_files(corpus_dir: Path) -> list[Path]:
 
 def unknown_positives(queries: pa.Table, qrels: pa.Table) -> list[dict[str, str]]:
     """Dead letters: named passages that the corpus does not have."""
-    known = set(zip(qrels["qid"].to_pylist(), qrels["docid"].to_pylist(), strict=True))
+    queries = queries.filter(_filled(queries["positives"]))
+    # Only these queries' pairs: those found by answers may be millions.
+    named = qrels.filter(pc.is_in(qrels["qid"], value_set=queries["qid"].combine_chunks()))
+    known = set(zip(named["qid"].to_pylist(), named["docid"].to_pylist(), strict=True))
     return [
         {
             "stage": "judge",
@@ -190,7 +205,7 @@ def unknown_positives(queries: pa.Table, qrels: pa.Table) -> list[dict[str, str]
             "row": json.dumps({"qid": query["qid"], "docid": docid}),
         }
         for query in queries.select(["qid", "positives"]).to_pylist()
-        for docid in dict.fromkeys(query["positives"] or ())
+        for docid in dict.fromkeys(query["positives"])
         if (query["qid"], docid) not in known
     ]
 
@@ -198,7 +213,7 @@ def unknown_positives(queries: pa.Table, qrels: pa.Table) -> list[dict[str, str]
 def set_aside(queries: pa.Table, qrels: pa.Table) -> pa.Table:
     """(qid, reason) of the queries without a relevant passage: no measure is defined for them."""
     rows = []
-    judged = set(qrels["qid"].to_pylist())
+    judged = set(pc.unique(qrels["qid"]).to_pylist())
     for query in queries.to_pylist():
         if query["qid"] not in judged:
             if query["positives"]:

@@ -110,15 +110,15 @@ def _flaw(row: Row, schema: pa.Schema, seen: set[str], key: str) -> str | None:
         if field.name not in row:
             return f"has no {field.name}; it has {', '.join(map(str, row)) or 'nothing'}"
         value = row[field.name]
-        values = value if pa.types.is_list(field.type) and isinstance(value, list) else [value]
-        if (values is not value) == pa.types.is_list(field.type) or not all(isinstance(v, str) for v in values):
-            wanted = "a list of texts" if pa.types.is_list(field.type) else "text"
-            return f"has a {field.name} that is not {wanted}: {str(value)[:80]}"
+        is_list = pa.types.is_list(field.type)
+        values = value if is_list else [value]
+        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+            return f"has a {field.name} that is not {'a list of texts' if is_list else 'text'}: {str(value)[:80]}"
         if any(_SURROGATE.search(v) for v in values):
             return f"has a {field.name} with half a surrogate pair, which is not Unicode text"
     if not row["text"].strip():
         return "has an empty text"
-    if len(row[key].split()) != 1 or row[key] != row[key].strip():
+    if row[key].split() != [row[key]]:
         return f"has the {key} {row[key]!r}; TREC files need one without blanks"
     if row[key] in seen:
         return f"has the {key} {row[key]!r} of an earlier row"
@@ -221,15 +221,15 @@ def ingest_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
         for row in queries.to_pylist():
             mine = {("qid", row["qid"]), ("text", _same_question(row["text"]))}
             if both := sorted(name for name, _ in mine & taken):
-                _bury(
-                    shared, f"queries.{split}", f"{row['qid']}: its {' and '.join(both)} is in a later split too", row
-                )
+                why = f"{row['qid']}: its {' and '.join(both)} is also in a split that {split} is kept apart from"
+                _bury(shared, f"queries.{split}", why, row)
             else:
                 kept.append(row)
                 marks |= mine
         if not kept:
             raise InputError(
-                f"no query is left for {split}: {queries.num_rows:,} read, {len(shared):,} in later splits."
+                f"no query is left for {split}: {queries.num_rows:,} read, {len(shared):,} also in another split, "
+                f"{dead.num_rows:,} unusable{': ' + dead['reason'][0].as_py() if dead.num_rows else ''}."
             )
         taken |= marks
         write_parquet(records.table(kept, records.QUERIES), out / f"{split}.parquet")

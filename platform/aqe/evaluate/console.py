@@ -16,40 +16,43 @@ def points(value: float, sign: bool = False) -> str:
     return f"{shown:+.1f}" if sign else f"{shown:.1f}"
 
 
-def with_interval(measured: Mapping[str, float], sign: bool = False) -> str:
+def with_interval(measured: Mapping[str, float]) -> str:
     """`22.1 [20.8 23.4]`, in points."""
-    value, low, high = (points(measured[key], sign) for key in ("value", "low", "high"))
+    value, low, high = (points(measured[key]) for key in ("value", "low", "high"))
     return f"{value} [{low} {high}]"
+
+
+def p_text(p: float, resamples: int) -> str:
+    """A p-value, or that it is the smallest the test can give."""
+    return f"< {2 / (resamples + 1):.1g}" if p <= 1 / (resamples + 1) else f"{p:.3f}" if p >= 0.001 else f"{p:.4f}"
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns padded to their widest cell: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        " ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in rows
     ]
 
 
 def console_table(metrics: Mapping[str, Any]) -> str:
-    """Systems, then the main model's paired differences to the controls: points with intervals, about 115 wide."""
+    """Systems, then the main model's paired differences to the controls: points with intervals, at most 120 wide."""
     total, main = metrics["num_queries"], main_model(metrics)
     head = [f"{total} queries", *COLUMNS.values()]
-    systems = []
-    for name, found in metrics["systems"].items():
-        mark = "" if found["num_queries"] == total else "*"
-        systems.append([name + mark, *(with_interval(found[m]) for m in COLUMNS)])
+    systems = [
+        [name + ("" if found["num_queries"] == total else "*"), *(with_interval(found[m]) for m in COLUMNS)]
+        for name, found in metrics["systems"].items()
+    ]
     differences, notes = [], []
     for control in CONTROLS if main else ():
         pair = f"{main}_vs_{control}"
         if pair in metrics["differences"]:
-            differences.append(
-                [f"- {control}", *(with_interval(metrics["differences"][pair][m], True) for m in COLUMNS)]
-            )
+            differences.append([f"- {control}", *(with_interval(metrics["differences"][pair][m]) for m in COLUMNS)])
             seen = metrics["comparisons"][pair]
             notes.append(
                 f"{main} against {control}: {seen['wins']} wins, {seen['losses']} losses, {seen['ties']} ties "
-                f"by gold rank; MRR p = {seen['p_value']:.4f}"
+                f"by gold rank; p of MRR {p_text(seen['p_value'], metrics['bootstrap'])}"
             )
     lines = align([head, *systems, *([[f"{main} minus", *[""] * len(COLUMNS)]] if differences else []), *differences])
     rule = "-" * max(map(len, lines))
@@ -74,7 +77,8 @@ def _show(example: Example, width: int) -> list[str]:
     pad = max(len(name) for name, _, _ in rows)
     for name, rank, expansion in rows:
         start = f"    {name:<{pad}}  {rank:>8}  "
-        lines.append(start + ("" if expansion is None else _shorten(expansion or "(empty)", width - len(start))))
+        shown = "" if expansion is None else _shorten(expansion, width - len(start)) or "(empty)"
+        lines.append((start + shown).rstrip())
     return lines
 
 

@@ -36,9 +36,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """`model` is the aligned model that is held against BM25."""
+    """`model` is the aligned model that is held against BM25, `label` how the report calls it."""
 
     model: str | None = None
+    label: str = ""
     wins: list[Example] = field(default_factory=list)
     losses: list[Example] = field(default_factory=list)
     unpicked: list[Example] = field(default_factory=list)
@@ -46,8 +47,8 @@ class Examples:
     def groups(self) -> list[tuple[str, list[Example]]]:
         """Title and examples."""
         return [
-            (f"Best wins of {self.model} against bm25", self.wins),
-            (f"Worst losses of {self.model} against bm25", self.losses),
+            (f"Best wins of {self.label} against BM25", self.wins),
+            (f"Worst losses of {self.label} against BM25", self.losses),
             ("Drawn at random, not picked", self.unpicked),
         ]
 
@@ -87,4 +88,6 @@ def pick_examples(
         title, text = next(((docs or {})[d] for d in positives if d in (docs or {})), ("", ""))
         return Example(columns["qid"][i], columns["text"][i], int(before[i]), int(after[i]), rows, title, text)
 
-    return Examples(model, *([example(int(i)) for i in chosen] for chosen in (wins, losses, sorted(drawn))))
+    return Examples(
+        model, by_name[model].label, *([example(int(i)) for i in chosen] for chosen in (wins, losses, sorted(drawn)))
+    )

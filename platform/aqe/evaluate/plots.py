@@ -20,12 +20,12 @@ BUCKETS = ((1, 1), (2, 5), (6, 20), (21, 100), (101, 1000), (1001, None))
 def _value_labels(axes: Any, texts: Sequence[str]) -> None:
     """Values in a column at the right edge, where no mark can cover them."""
     for row, text in enumerate(texts):
-        axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=10.5)
+        axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center_baseline", ha="left", fontsize=10.5)
 
 
-def _row(axes: Any, row: int, measured: Mapping[str, float], shade: str, hollow: bool = False) -> None:
+def _row(axes: Any, row: int, measured: Mapping[str, float], shade: str, part: bool = False) -> None:
     axes.plot([measured["low"] * 100, measured["high"] * 100], [row, row], color=shade, lw=3, solid_capstyle="round")
-    axes.plot(measured["value"] * 100, row, "o", ms=9, mfc="none" if hollow else shade, mec=shade, mew=2)
+    axes.plot(measured["value"] * 100, row, "D" if part else "o", ms=8 if part else 9, color=shade)
 
 
 def forest(metrics: Mapping[str, Any], measure: str = "mrr") -> Figure:
@@ -33,7 +33,7 @@ def forest(metrics: Mapping[str, Any], measure: str = "mrr") -> Figure:
     systems = metrics["systems"]
     figure, axes = new(0.9 + 0.42 * len(systems))
     for row, (name, found) in enumerate(systems.items()):
-        _row(axes, row, found[measure], colour(name), hollow=found["num_queries"] != metrics["num_queries"])
+        _row(axes, row, found[measure], colour(name), part=found["num_queries"] != metrics["num_queries"])
     rows(axes, [found["label"] for found in systems.values()])
     _value_labels(axes, [points(found[measure]["value"]) for found in systems.values()])
     axes.set_xlabel("MRR, points")
@@ -49,7 +49,7 @@ def differences(metrics: Mapping[str, Any], main: str, measure: str = "mrr") -> 
     figure, axes = new(0.95 + 0.45 * len(there))
     for row, (_, found) in enumerate(there):
         _row(axes, row, found, GOOD if found["low"] > 0 else BAD if found["high"] < 0 else FAINT)
-    axes.axvline(0, color=INK, lw=1.2, zorder=0.5)
+    axes.axvline(0, color=INK, lw=1.2, zorder=1)
     rows(axes, [f"− {metrics['systems'][control]['label']}" for control, _ in there])
     _value_labels(axes, [points(found["value"], sign=True) for _, found in there])
     axes.set_xlabel("difference in MRR, points (right of the line: the aligned model is better)")
@@ -99,7 +99,15 @@ def by_bucket(before: System, after: System, total: int) -> Figure:
         axes.barh(range(len(labels)), share, left=left, color=shade, height=0.66, label=label)
         for row, value in enumerate(share):
             if value >= 6:
-                axes.text(left[row] + value / 2, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=10)
+                axes.text(
+                    left[row] + value / 2,
+                    row,
+                    f"{value:.0f}",
+                    ha="center",
+                    va="center_baseline",
+                    color=ink,
+                    fontsize=10,
+                )
         left += share
     rows(axes, labels)
     axes.grid(visible=False)
@@ -165,7 +173,7 @@ def make_plots(
                 forest(metrics),
                 "mrr",
                 "MRR of every system",
-                f"Lines are {share} intervals; a hollow mark covers fewer queries.",
+                f"Lines are {share} intervals; a diamond covers fewer queries.",
             ),
             (top_k_curve(systems, total), "top_k", "Top-k accuracy", "Dashed: no expansion, or fewer queries."),
             (

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from aqe.artifact import write_parquet, write_text
 from aqe.evaluate.compare import System, main_model, ordered
-from aqe.evaluate.console import points
+from aqe.evaluate.console import p_text, points
 from aqe.evaluate.examples import pick_examples
 from aqe.evaluate.measures import COLUMNS, per_query
 from aqe.evaluate.plots import duration, make_plots
@@ -84,11 +84,6 @@ def markdown(text: Any) -> str:
     """Text as one line of Markdown that means only itself, in a table's cell too."""
     plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", plain)
-
-
-def p_text(p: float, resamples: int) -> str:
-    """A p-value, or that it is the smallest the test can give."""
-    return f"< {2 / (resamples + 1):.1g}" if p <= 1 / (resamples + 1) else f"{p:.3f}" if p >= 0.001 else f"{p:.4f}"
 
 
 def verdict(found: Mapping[str, float]) -> str:

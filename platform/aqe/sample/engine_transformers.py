@@ -26,7 +26,7 @@ _ROOM = 32
 
 
 def token_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """A prompt's tokens, with the special tokens that the tokenizer adds to a text unless the prompt starts with them."""
+    """A prompt's tokens, with the special tokens that the tokenizer adds to a text unless the prompt starts so."""
     marked = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
     return list(tokenizer(prompt, add_special_tokens=not marked)["input_ids"])
 
@@ -53,6 +53,8 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
     views of what is filled, so that all else is inherited; whatever replaces them also drops the room.
     """
 
+    keys: torch.Tensor
+    values: torch.Tensor
     _room: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @classmethod

@@ -1,0 +1,16 @@
+"""Queries -> qrels, from their positives or by their answers over the whole corpus."""
+
+from aqe.job import main
+from aqe.observe.progress import say
+from aqe.pipeline import Pipeline
+
+
+def judge_queries(pipeline: Pipeline) -> None:
+    """Queries -> qrels, from their positives or by their answers over the whole corpus."""
+    for split in ("train", "dev", "test"):
+        judged = pipeline.judged(split)
+        say(f"{split}: {judged.stats['judged']} of {judged.stats['queries']} queries have a relevant passage, {judged.path}")
+
+
+if __name__ == "__main__":
+    main(judge_queries)

@@ -1,0 +1,82 @@
+"""Whether TRL takes the alignment settings: asked before any compute is spent. Needs no GPU and no model."""
+
+import difflib
+from dataclasses import fields
+from typing import Any
+
+from aqe.align.arguments import OWNED, Kind, arguments, batches, stage_config
+from aqe.config.align import AlignConfig
+from aqe.errors import ConfigError
+
+#: TRL 1.16 looks at these only when the loss is computed.
+DPO_LOSSES = [
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+]
+SFT_LOSSES = ["nll", "dft"]
+
+
+def check_align(config: AlignConfig) -> None:
+    """Raise ConfigError for settings that TRL would refuse, or that AQE sets itself, naming what to set instead."""
+    for kind in config.stages:
+        _check_fields(kind, config)
+        _check_loss(kind, config)
+        if config.workers is not None:
+            batches(kind, config, config.workers)
+        _check_values(kind, config)
+
+
+def _check_fields(kind: Kind, config: AlignConfig) -> None:
+    from trl import DPOConfig, SFTConfig
+
+    trl_class = SFTConfig if kind == "rsft" else DPOConfig
+    known = {field.name for field in fields(trl_class) if field.init}
+    for name in stage_config(kind, config).trl:
+        if name in OWNED:
+            instead = OWNED[name].format(stage=kind)
+            raise ConfigError(f"align.{kind}.trl.{name}: AQE sets this field of {trl_class.__name__}. Set {instead}.")
+        if kind == "dpo" and name == "loss_type":
+            raise ConfigError("align.dpo.trl.loss_type: AQE sets this field of DPOConfig. Set align.dpo.loss_type.")
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known - set(OWNED)), n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"align.{kind}.trl.{name}: TRL's {trl_class.__name__} has no such field.{hint}")
+
+
+def _check_loss(kind: Kind, config: AlignConfig) -> None:
+    if kind == "dpo" and config.dpo.loss_type not in DPO_LOSSES:
+        raise ConfigError(f"align.dpo.loss_type is {config.dpo.loss_type!r}; it can be {', '.join(DPO_LOSSES)}.")
+    loss = config.rsft.trl.get("loss_type", "nll")
+    if kind == "rsft" and loss not in SFT_LOSSES:
+        raise ConfigError(f"align.rsft.trl.loss_type is {loss!r}; it can be {', '.join(SFT_LOSSES)}.")
+    smoothing = config.dpo.trl.get("label_smoothing", 0.0)
+    if kind == "dpo" and config.dpo.loss_type == "exo_pair" and not smoothing:
+        raise ConfigError("align.dpo.loss_type exo_pair needs align.dpo.trl.label_smoothing above 0 (its paper: 1e-3).")
+
+
+def _check_values(kind: Kind, config: AlignConfig) -> None:
+    """Let TRL's own class check the values, as for a CPU: no GPU is looked for."""
+    from aqe.align.trainers import peft_config, trl_config
+
+    settings: dict[str, Any] = arguments(
+        kind, config, output_dir="unused", use_gpu=False, micro=1, accumulation=1, deepspeed=None
+    )
+    try:
+        trl_config(kind, {**settings, "bf16": False})
+        if config.lora is not None:
+            peft_config(config.lora)
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"align.{kind}: TRL does not take these settings: {error}") from error

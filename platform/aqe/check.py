@@ -1,0 +1,38 @@
+"""Everything that can be found wrong before compute is spent."""
+
+from pathlib import Path
+
+from aqe.align.check import check_align
+from aqe.base_model import check_model
+from aqe.config.data import FileCorpus, FileQueries
+from aqe.config.pipeline import PipelineConfig
+from aqe.errors import InputError
+from aqe.index.jvm import anserini_jar, java_home
+from aqe.sample.engine import choose_engine
+from aqe.sample.prompts import resolve
+
+
+def check(config: PipelineConfig) -> None:
+    """Raise ConfigError, InputError or DependencyError that says what is wrong and what to do."""
+    sources = [("corpus.path", config.corpus)]
+    sources += [(f"queries.{s}.path", getattr(config.queries, s)) for s in ("train", "dev", "test")]
+    for key, source in sources:
+        if isinstance(source, FileCorpus | FileQueries):
+            for path in source.path if isinstance(source.path, list) else [source.path]:
+                _exists(key, path)
+        else:
+            from aqe.corpus.reverse_dictionary import check_packages
+
+            check_packages()
+    for prompt in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts):
+        resolve(prompt)
+    java_home()
+    anserini_jar()
+    choose_engine(config.engine, use_gpu=True)
+    check_model(config.model)
+    check_align(config.align)
+
+
+def _exists(key: str, path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{key}: {path} does not exist. Relative paths are below --base-dir (default: where you are).")

@@ -1,0 +1,72 @@
+"""What all jobs share: the command line, the connection to Ray, and errors without a traceback."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aqe.config.pipeline import load_config
+from aqe.errors import AqeError
+from aqe.observe.progress import duration, say
+
+if TYPE_CHECKING:
+    from aqe.pipeline import Pipeline
+
+SOURCE_ROOT = Path(__file__).parents[1]
+
+
+def main(job: Callable[["Pipeline"], None]) -> None:
+    """Run `job` with the pipeline that the command line describes; its docstring is the help text.
+
+    A user's error is printed in one line; the exit code is 2.
+    """
+
+    def command(
+        config: Annotated[str, typer.Option(help="A preset's name (jobs/presets), or the path of a YAML file.")],
+        set_: Annotated[list[str], typer.Option("--set", help="key.path=value, over the file; may be repeated.")] = [],  # noqa: B006
+        base_dir: Annotated[
+            Path | None, typer.Option(help="Relative paths are below this directory (default: where you are).")
+        ] = None,
+    ) -> None:
+        started = time.monotonic()
+        try:
+            settings = load_config(config, set_, base_dir)
+            from aqe.check import check
+
+            check(settings)
+            connect()
+            from aqe.pipeline import Pipeline
+
+            job(Pipeline(settings))
+        except AqeError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+        say(f"done in {duration(time.monotonic() - started)}")
+
+    command.__doc__ = job.__doc__
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    app()
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names (as inside `ray job submit`), or start Ray on this machine."""
+    import logging
+
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Progress is said by the stages, one line each ten seconds; Ray's own goes to its log files.
+    options: dict[str, object] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "runtime_env": {"env_vars": {"PYTHONPATH": str(SOURCE_ROOT)}},
+        }
+    ray.init(**options)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

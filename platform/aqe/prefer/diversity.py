@@ -1,0 +1,56 @@
+"""How different a query's candidates are. Candidates that all look alike leave nothing to prefer."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+#: Beyond these the candidates have collapsed (the paper's warning sign: mean cosine towards 1).
+COLLAPSED_COSINE, COLLAPSED_DISTINCT = 0.9, 0.05
+
+
+def pairwise_cosine(texts: Sequence[str]) -> float:
+    """Mean cosine of word counts over all pairs of texts; empty texts have cosine 0 with all. NaN below two texts."""
+    if len(texts) < 2:
+        return float("nan")
+    total: Counter[str] = Counter()
+    filled = 0
+    for text in texts:
+        counts = Counter(text.lower().split())
+        if norm := np.sqrt(sum(n * n for n in counts.values())):
+            filled += 1
+            for word, n in counts.items():
+                total[word] += n / norm
+    # |sum of unit vectors|^2 = number of vectors + twice the sum over pairs.
+    pairs = (sum(v * v for v in total.values()) - filled) / 2
+    return float(pairs / (len(texts) * (len(texts) - 1) / 2))
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct word n-grams over all word n-grams of the texts (Li et al. 2016). NaN where there is none."""
+    grams = [tuple(words[i : i + n]) for words in (t.lower().split() for t in texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def diversity(candidates: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Means over queries of what their candidates share: mean_pairwise_cosine, distinct_1, distinct_2."""
+    measured = {
+        "mean_pairwise_cosine": [pairwise_cosine(texts) for texts in candidates.values()],
+        "distinct_1": [distinct_n(texts, 1) for texts in candidates.values()],
+        "distinct_2": [distinct_n(texts, 2) for texts in candidates.values()],
+    }
+    return {
+        name: round(float(np.nanmean(values)), 4) if not np.all(np.isnan(values)) else float("nan")
+        for name, values in measured.items()
+    }
+
+
+def collapse_warning(measured: Mapping[str, float]) -> str | None:
+    """A warning for people when the candidates have collapsed, else None."""
+    cosine, distinct = measured["mean_pairwise_cosine"], measured["distinct_1"]
+    if cosine > COLLAPSED_COSINE or distinct < COLLAPSED_DISTINCT:
+        return (
+            f"the candidates of a query are nearly all alike (mean cosine {cosine:.2f}, distinct-1 {distinct:.2f}): "
+            "there is little to prefer. Raise sample.temperature or top_k, or take another sampling prompt."
+        )
+    return None

@@ -1,0 +1,125 @@
+"""The stage that ranks: candidates -> exact gold ranks, on a pool of CPU actors."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from aqe.config.data import IndexConfig
+from aqe.config.rank import RankConfig
+from aqe.expand.compose import compose
+from aqe.index import jvm
+from aqe.observe import metrics
+from aqe.observe.progress import Say
+from aqe.rank.ranker import Ranker
+from aqe.records import RANKS, table
+from aqe.sample.plan import batched
+from aqe.units import Pool, Result, Row, run_units
+
+#: The plain query's place among the candidates.
+PLAIN = -1
+
+
+def make_ranker(config: RankConfig, index: Path, index_config: IndexConfig) -> Ranker:
+    """The engine that `rank.engine` names, on an index that build_index made."""
+    from aqe.rank.lucene import LuceneRanker
+
+    return LuceneRanker(index / "lucene", index_config)
+
+
+class RankWorker:
+    """Ranks a unit of queries, each with all its candidates; with `depth`, writes result lists too."""
+
+    def __init__(self, config: RankConfig, index: Path, index_config: IndexConfig, stage: str) -> None:
+        self._ranker = make_ranker(config, index, index_config)
+        self._weight = config.query_weight
+        self._stage = stage
+
+    def __call__(self, rows: Sequence[Row]) -> Result:
+        made: list[dict[str, Any]] = []
+        dead: list[tuple[Row, str]] = []
+        for row in rows:
+            try:
+                made += self._rank(row)
+            except Exception as error:
+                dead.append((row, f"{type(error).__name__}: {error}"))
+        metrics.count(metrics.RANKS, len(made), self._stage)
+        return Result(table(made, RANKS), dead, {"ranks": len(made)})
+
+    def _rank(self, row: Row) -> list[dict[str, Any]]:
+        # The same text has the same rank: duplicates are searched once.
+        texts = {compose(row["query"], expansion, self._weight): None for expansion in ["", *row["expansions"]]}
+        ranks = dict(zip(texts, self._ranker.gold_ranks(list(texts), row["relevant"]), strict=True))
+        made = []
+        for i, expansion in enumerate(["", *row["expansions"]]):
+            gold = ranks[compose(row["query"], expansion, self._weight)]
+            sample_idx = PLAIN if i == 0 else row["sample_idx"][i - 1]
+            made.append(
+                {
+                    "qid": row["qid"],
+                    "sample_idx": sample_idx,
+                    "gold_docid": gold.docid,
+                    "gold_rank": gold.rank,
+                    "score": gold.score,
+                }
+            )
+        return made
+
+
+def rank_rows(queries: pa.Table, qrels: pa.Table, samples: pa.Table | None) -> list[dict[str, Any]]:
+    """One row a query that has a relevant passage: its text, candidates and relevant passages, in the queries' order."""
+    relevant: dict[str, list[str]] = {}
+    for qid, docid, grade in zip(*(qrels[c].to_pylist() for c in ("qid", "docid", "relevance")), strict=True):
+        if grade > 0:
+            relevant.setdefault(qid, []).append(docid)
+    candidates: dict[str, tuple[list[int], list[str]]] = {}
+    if samples is not None:
+        for qid, i, text in zip(*(samples[c].to_pylist() for c in ("qid", "sample_idx", "expansion")), strict=True):
+            indices, texts = candidates.setdefault(qid, ([], []))
+            indices.append(i)
+            texts.append(text)
+    rows = []
+    for qid, text in zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True):
+        # A query whose sampling failed is in the dead letters of that stage; it has nothing to rank.
+        if qid in relevant and (samples is None or qid in candidates):
+            indices, texts = candidates.get(qid, ([], []))
+            row = {"qid": qid, "query": text, "sample_idx": indices, "expansions": texts, "relevant": relevant[qid]}
+            rows.append(row)
+    return rows
+
+
+def rank_expansions(
+    out: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    index: Path,
+    index_config: IndexConfig,
+    config: RankConfig,
+    pool: Pool,
+    max_dead_share: float,
+    say: Say,
+    stage: str = "rank",
+) -> dict[str, Any]:
+    """Rank the plain query and each candidate of `rows` (see rank_rows) into `out`/data (records.RANKS).
+
+    Needs a connection to Ray. Returns counts and rates.
+    """
+    stats = run_units(
+        stage,
+        out,
+        batched([dict(row) for row in rows], config.queries_per_unit),
+        schema=RANKS,
+        make=RankWorker,
+        args={"config": config, "index": index, "index_config": index_config, "stage": stage},
+        pool=pool,
+        noun="queries",
+        max_dead_share=max_dead_share,
+        say=say,
+    )
+    return {"engine": config.engine, **stats}
+
+
+def ranker_pool(config: RankConfig, num_cpus: int) -> Pool:
+    """One actor a CPU core, with the environment that a JVM needs inside Ray."""
+    return Pool(config.workers or num_cpus, num_cpus=0.9, env=jvm.ray_env())

