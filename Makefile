@@ -7,7 +7,7 @@ LOCK    := requirements/cpu-3.11.txt
 # The CPU build of torch: from pip's configured find-links where such a wheel lies there, else from PyTorch's CPU index.
 LINKS   := $(firstword $(PIP_FIND_LINKS) $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",--torch-backend cpu)
-export PYTHONPATH := platform
+export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quickstart wiki-small test test-slow lint lock bench serve clean

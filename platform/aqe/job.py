@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 SOURCE_ROOT = Path(__file__).parents[1]
 
+#: Progress is said by the stages, one line each ten seconds. What the libraries say beside it stays in Ray's log files.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+    "DS_LOG_LEVEL": "error",
+}
+
 
 def main(job: Callable[["Pipeline"], None]) -> None:
     """Run `job` with the pipeline that the command line describes; its docstring is the help text.
@@ -33,6 +45,10 @@ def main(job: Callable[["Pipeline"], None]) -> None:
         ] = None,
     ) -> None:
         started = time.monotonic()
+        os.environ |= {name: value for name, value in QUIET.items() if name not in os.environ}
+        if not Path("/dev/nvidiactl").exists():
+            # DeepSpeed finds this out too, with a warning in every process.
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         try:
             settings = load_config(config, set_, base_dir)
             from aqe.check import check
@@ -59,14 +75,12 @@ def connect() -> None:
 
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Progress is said by the stages, one line each ten seconds; Ray's own goes to its log files.
-    options: dict[str, object] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": True}
     if not os.environ.get("RAY_ADDRESS"):
         options |= {
             "address": "local",
             "include_dashboard": False,
-            "runtime_env": {"env_vars": {"PYTHONPATH": str(SOURCE_ROOT)}},
+            "runtime_env": {"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), **QUIET}},
         }
     ray.init(**options)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

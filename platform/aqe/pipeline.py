@@ -32,6 +32,7 @@ from aqe.sample.prompts import render, resolve
 from aqe.sample.stage import engine_pool, sample_expansions
 
 Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 #: The stages of each model's alignment.
 STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {"rsft": ("rsft",), "dpo": ("dpo",), "rsft_dpo": ("rsft", "dpo")}
@@ -53,9 +54,26 @@ class Pipeline:
         resources = ray.cluster_resources()
         self.num_cpus = max(1, int(resources.get("CPU", 1)))
         self.num_gpus = int(resources.get("GPU", 0))
+        self._said: set[str] = set()
 
-    def _make(self, stage: str, **kwargs: Any) -> Artifact:
-        return make(self.root, stage, say=self.say, **kwargs)
+    def make(self, stage: str, **kwargs: Any) -> Artifact:
+        """`artifact.make` below this run's directory; that a stage was done before is said once."""
+
+        def once(message: str) -> None:
+            if message not in self._said:
+                self._said.add(message)
+                self.say(message)
+
+        return make(self.root, stage, say=once, **kwargs)
+
+    def prepare(self) -> None:
+        """Everything up to the aligned models, in the order of the loop."""
+        _ = self.corpus, self.queries, self.index
+        for split in SPLITS:
+            self.judged(split)
+        _ = self.preferences
+        for name in self.config.models:
+            self.model(name)
 
     # What the user brought.
 
@@ -64,7 +82,7 @@ class Pipeline:
         """Passages as the contract has them, bad rows set aside."""
         config = self.config.corpus
         source = file_digest(config.path) if isinstance(config, FileCorpus) else "package"
-        return self._make(
+        return self.make(
             "corpus",
             config=config.model_dump(mode="json", exclude={"path"}),
             inputs={"source": source},
@@ -77,7 +95,7 @@ class Pipeline:
         """train.parquet, dev.parquet, test.parquet; no query in two of them."""
         config = self.config.queries
         files = config.model_dump(mode="json", exclude={s: {"path"} for s in ("train", "dev", "test")})
-        return self._make(
+        return self.make(
             "queries",
             config=files,
             inputs=_query_digests(config),
@@ -103,7 +121,7 @@ class Pipeline:
             stats: dict[str, Any] = ray.get(task.remote(out, corpus.path / "data", config, threads, say))
             return stats
 
-        return self._make(
+        return self.make(
             "build_index",
             config=config.model_dump(include={"language"}),
             inputs={"corpus": corpus},
@@ -120,7 +138,7 @@ class Pipeline:
             self.say(f"judge_queries: {split}: {stats['judged']} of {stats['queries']} queries have a relevant passage")
             return stats
 
-        return self._make(
+        return self.make(
             "judge_queries", config={}, inputs={"corpus": corpus, "queries": self._digest(split)}, build=build
         )
 
@@ -205,7 +223,7 @@ class Pipeline:
             identity=f"{model[1]} {settings}",
             tokenizer=tokenizer,
         )
-        return self._make(
+        return self.make(
             stage,
             config=settings,
             inputs={"model": model[1], "queries": _digest_of(queries)},
@@ -234,7 +252,7 @@ class Pipeline:
         """The same for candidates in a table (qid, sample_idx, expansion)."""
         config, index, judged = self.config.rank, self.index, self.judged(split)
         qrels = read_parquet(judged.path / "qrels.parquet")
-        return self._make(
+        return self.make(
             stage,
             config={
                 **config.model_dump(exclude={"queries_per_unit", *_POOL_ONLY}),
@@ -267,7 +285,7 @@ class Pipeline:
         queries = self.ready("train")
         texts = zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True)
         prompts = {qid: render(prompt, text, tokenizer) for qid, text in texts}
-        return self._make(
+        return self.make(
             "build_preferences",
             config={"prefer": self.config.prefer.model_dump(), "prompt": prompt.model_dump()},
             inputs={"samples": samples, "ranks": ranks},
@@ -304,7 +322,7 @@ class Pipeline:
                 say=self.say,
             )
 
-        return self._make(
+        return self.make(
             stage,
             config=_stage_settings(config, kind),
             inputs={"model": self.base.fingerprint if start is None else start, "preferences": preferences},

@@ -57,6 +57,7 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
     """Build the report of all systems, and the models' cards. Asks the pipeline for everything before it."""
     config = pipeline.config
     split = config.evaluate.split
+    pipeline.prepare()
     queries = pipeline.ready(split)
     qrels = read_parquet(pipeline.judged(split).path / "qrels.parquet")
     sources, choices = _sources(pipeline)
@@ -74,7 +75,7 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
         _write_cards(pipeline, metrics)
         return {"queries": queries.num_rows, "systems": len(systems)}
 
-    report = pipeline._make(
+    report = pipeline.make(
         "report",
         config={**config.evaluate.model_dump(mode="json"), "run": config.name},
         inputs={**found, "models": digest([pipeline.model(m).fingerprint for m in config.models])},
@@ -144,7 +145,7 @@ def _retrieve(pipeline: Pipeline, name: str, source: _Source, queries: pa.Table,
         if qid in source.texts
     ]
     stage = f"search_{name}"
-    return pipeline._make(
+    return pipeline.make(
         stage,
         config={
             **config.rank.model_dump(include={"engine", "query_weight"}),

@@ -57,10 +57,14 @@ def start(heap: str = "1g") -> Any:
         import jnius_config
 
         jnius_config.add_options(f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xrs", "--enable-native-access=ALL-UNNAMED")
+        # Lucene tells at INFO which memory mapping it uses, once a process; a file without handlers silences it.
+        jnius_config.add_options("-Djava.util.logging.config.file=/dev/null")
         jnius_config.set_classpath(str(anserini_jar()))
     from jnius import autoclass
 
     sys.modules.setdefault("pyserini.encode", _Stub("pyserini.encode"))
+    log4j = "org.apache.logging.log4j."
+    autoclass(log4j + "core.config.Configurator").setRootLevel(autoclass(log4j + "Level").WARN)
     return autoclass
 
 

@@ -1,0 +1,114 @@
+"""A Ray of one's own on this machine: own ports, own directory, own token; stopped by its own process ids.
+
+`ray stop` would end every Ray on the machine, other people's too.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+START_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node: where jobs are submitted, and the environment that its clients need."""
+
+    address: str
+    env: dict[str, str]
+    directory: Path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+
+
+def _wait(process: subprocess.Popen[bytes], dashboard: int, log: Path) -> None:
+    """Until the head answers; its log's end on failure."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard), timeout=1):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.5)
+    raise SystemExit(f"Ray did not start. The end of {log}:\n{log.read_text()[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes], directory: Path) -> None:
+    """End the head and all that it started: its process group, and whatever still works in its directory."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=5)
+    family = []
+    for other in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            # Workers rename themselves, so their open log files tell whose they are.
+            if str(directory) in " ".join(other.info["cmdline"] or ()) or any(
+                f.path.startswith(str(directory)) for f in other.open_files()
+            ):
+                family.append(other)
+    for other in family:
+        if other.pid != os.getpid():
+            with contextlib.suppress(psutil.Error):
+                other.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    psutil.wait_procs(family, timeout=10)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def ray_head() -> Iterator[Head]:
+    """Start a head node with a dashboard on loopback, yield it, stop it."""
+    # Ray's sockets lie below this directory, and a socket's path may have 107 characters: not below a long TMPDIR.
+    directory = Path(tempfile.mkdtemp(prefix="aqe-", dir="/tmp"))
+    token = directory / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    gcs, dashboard, agent, client = free_ports(4)
+    env = {
+        **{k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")},
+        "RAY_TMPDIR": str(directory),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": str(START_SECONDS),
+        "RAY_agent_register_timeout_ms": str(START_SECONDS * 1000),
+        # A job's exit status is asked for after it ended; no need to keep Ray's import of it slow.
+        "RAY_DEDUP_LOGS": "1",
+    }
+    ray = str(Path(sys.executable).parent / "ray")
+    command = [
+        *(ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"),
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"),
+        *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+        "--object-store-memory=500000000",
+    ]
+    log = directory / "head.log"
+    with log.open("wb") as out:
+        # From a neutral directory: Ray's workers would import this checkout in place of the submitted package.
+        process = subprocess.Popen(command, env=env, cwd=directory, stdout=out, stderr=out, start_new_session=True)
+    try:
+        _wait(process, dashboard, log)
+        yield Head(f"http://127.0.0.1:{dashboard}", {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, directory)
+    finally:
+        _stop(process, directory)

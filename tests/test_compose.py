@@ -1,0 +1,25 @@
+"""The composed query."""
+
+import pytest
+
+from aqe.expand.compose import compose
+from aqe.sample.clean import clean
+
+
+@pytest.mark.parametrize(
+    ("query", "expansion", "weight", "expected"),
+    [
+        ("who wrote carmen?", "Bizet", 1, "who wrote carmen ? Bizet"),
+        ("who wrote carmen ??", "Bizet", 1, "who wrote carmen ? Bizet"),
+        ("who wrote carmen", "Bizet", 3, "who wrote carmen who wrote carmen who wrote carmen ? Bizet"),
+        ("who wrote carmen?", "", 3, "who wrote carmen?"),
+        ("who wrote carmen?", "  ", 1, "who wrote carmen?"),
+    ],
+)
+def test_compose(query: str, expansion: str, weight: int, expected: str) -> None:
+    assert compose(query, expansion, weight) == expected
+
+
+def test_clean() -> None:
+    assert clean("  a\n b\t c  ") == "a b c"
+    assert clean(" \n") == ""
