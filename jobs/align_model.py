@@ -10,7 +10,8 @@ def align_model(pipeline: Pipeline) -> None:
     for name in pipeline.config.models:
         model = pipeline.model(name)
         stats = model.stats
-        say(f"{name}: loss {stats['first_loss']:.4f} -> {stats['last_loss']:.4f}, {stats['steps']} steps, {model.path / 'model'}")
+        say(f"{name}: loss {stats['first_loss']:.4f} -> {stats['last_loss']:.4f} in {stats['steps']} steps")
+        say(f"{' ' * len(name)}  {model.path / 'model'}")
 
 
 if __name__ == "__main__":

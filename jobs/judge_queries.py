@@ -9,7 +9,8 @@ def judge_queries(pipeline: Pipeline) -> None:
     """Queries -> qrels, from their positives or by their answers over the whole corpus."""
     for split in ("train", "dev", "test"):
         judged = pipeline.judged(split)
-        say(f"{split}: {judged.stats['judged']} of {judged.stats['queries']} queries have a relevant passage, {judged.path}")
+        stats = judged.stats
+        say(f"{split}: {stats['judged']} of {stats['queries']} queries have a relevant passage, {judged.path}")
 
 
 if __name__ == "__main__":

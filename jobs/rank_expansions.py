@@ -8,7 +8,9 @@ from aqe.pipeline import Pipeline
 def rank_expansions(pipeline: Pipeline) -> None:
     """Candidates -> exact gold ranks."""
     ranks = pipeline.ranks("train", pipeline.candidates(), "rank_train")
-    say(f"{ranks.stats['ranks']} ranks, {ranks.stats.get('ranks_per_second', 'resumed, no rate')} ranks/s, {ranks.path}")
+    say(
+        f"{ranks.stats['ranks']} ranks, {ranks.stats.get('ranks_per_second', 'resumed, no rate')} ranks/s, {ranks.path}"
+    )
 
 
 if __name__ == "__main__":

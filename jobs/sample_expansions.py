@@ -9,8 +9,10 @@ def sample_expansions(pipeline: Pipeline) -> None:
     """Training queries -> candidate expansions."""
     samples = pipeline.candidates()
     stats = samples.stats
-    say(f"{stats['candidates']} candidates ({stats['truncated']} truncated, {stats['empty']} empty, {stats['duplicate']} duplicate)")
-    say(f"engine {stats['engine']}, {stats['tokens']} tokens, {stats.get('tokens_per_second', 'resumed, no rate')} tokens/s, {samples.path}")
+    shares = ", ".join(f"{stats[flag]} {flag}" for flag in ("truncated", "empty", "duplicate"))
+    rate = stats.get("tokens_per_second", "no rate, resumed:")
+    say(f"{stats['candidates']} candidates ({shares})")
+    say(f"engine {stats['engine']}, {stats['tokens']} tokens, {rate} tokens/s, {samples.path}")
 
 
 if __name__ == "__main__":

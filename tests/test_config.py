@@ -58,18 +58,18 @@ def test_presets_hold_only_differences(path: Path) -> None:
     ],
 )
 def test_mistakes_are_named(assignment: str, mention: str) -> None:
-    with pytest.raises(ConfigError, match=".*") as caught:
+    with pytest.raises(ConfigError, match=r".") as caught:
         load_config("demo", [assignment], ROOT)
     assert mention in str(caught.value)
 
 
 def test_unknown_preset_lists_the_presets() -> None:
-    with pytest.raises(ConfigError, match="demo, quickstart"):
+    with pytest.raises(ConfigError, match=r"demo, quickstart"):
         load_config("nope", base_dir=ROOT)
 
 
 def test_unknown_prompt_lists_the_names() -> None:
-    with pytest.raises(ConfigError, match="ear, "):
+    with pytest.raises(ConfigError, match=r"ear, "):
         resolve("nope")
 
 
@@ -93,7 +93,9 @@ def test_config_imports_nothing_heavy() -> None:
         "import sys; import aqe.config.pipeline, aqe.errors, aqe.artifact, aqe.records; "
         "print([m for m in ('ray', 'torch', 'vllm', 'jnius', 'transformers') if m in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "platform")
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "platform"
+    )
     assert out.stdout.strip() == "[]"
 
 

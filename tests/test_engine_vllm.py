@@ -22,6 +22,8 @@ PROMPTS = [
     "what is gold ? To answer this question, we need to know",
     "<|im_start|>user\nwho wrote the opera carmen<|im_end|>\n<|im_start|>assistant\n",
     "Once upon a time",
+    # The end-of-text token comes first.
+    "Question: who wrote the opera carmen?\nAnswer:",
 ]
 SAMPLING = {"max_tokens": 16, "temperature": 1.0, "top_k": 50, "include_greedy": True, "stop": [","]}
 CONFIG = EngineConfig(dtype="float32", max_model_len=128)
@@ -74,3 +76,4 @@ def test_both_engines_mean_the_same() -> None:
         assert greedy["logprob"] == pytest.approx(own.logprob, abs=1e-3)
         reasons.add(own.finish_reason)
     assert reasons == {"stop", "length"}
+    assert first[4][0]["num_tokens"] == 0

@@ -31,7 +31,9 @@ def test_best_against_worst() -> None:
 
 
 def test_ties_go_to_the_likelier_then_the_earlier() -> None:
-    case = judged((2, -3, " a", True), (2, -1, " b", True), (9, -5, " c", True), (9, -2, " d", True), (9, -2, " e", True))
+    case = judged(
+        (2, -3, " a", True), (2, -1, " b", True), (9, -5, " c", True), (9, -2, " d", True), (9, -2, " e", True)
+    )
     assert dpo_rows(case, PreferConfig())[0]["chosen"] == " b"
     assert dpo_rows(case, PreferConfig())[0]["rejected"] == " d"
 
@@ -55,7 +57,10 @@ def test_include_plain_lets_silence_win() -> None:
         SAMPLES,
     )  # fmt: skip
     ranks = table(
-        [{"qid": "q", "sample_idx": i, "gold_docid": "d", "gold_rank": r, "score": 1.0} for i, r in ((PLAIN, 3), (0, 50), (1, 30))],
+        [
+            {"qid": "q", "sample_idx": i, "gold_docid": "d", "gold_rank": r, "score": 1.0}
+            for i, r in ((PLAIN, 3), (0, 50), (1, 30))
+        ],
         RANKS,
     )
     config = PreferConfig(include_plain=True)
@@ -142,10 +147,17 @@ def test_stage_writes_the_contract(tmp_path: Path) -> None:
                 {"unit_id": "u", "qid": q, "sample_idx": i, "raw": f" w{i}", "expansion": f"w{i}", "finish_reason": "stop",
                  "num_tokens": 2, "logprob": -1.0, "duplicate": False}
             )  # fmt: skip
-            ranks.append({"qid": q, "sample_idx": i, "gold_docid": "d", "gold_rank": 4 + i if q == "q1" else 7, "score": 1.0})
+            ranks.append(
+                {"qid": q, "sample_idx": i, "gold_docid": "d", "gold_rank": 4 + i if q == "q1" else 7, "score": 1.0}
+            )
     said: list[str] = []
     stats = build_preferences(
-        tmp_path, {"q2": "p2", "q1": "p1", "absent": "p"}, table(samples, SAMPLES), table(ranks, RANKS), PreferConfig(), said.append
+        tmp_path,
+        {"q2": "p2", "q1": "p1", "absent": "p"},
+        table(samples, SAMPLES),
+        table(ranks, RANKS),
+        PreferConfig(),
+        said.append,
     )
     rsft, dpo = pq.read_table(tmp_path / "rsft.parquet"), pq.read_table(tmp_path / "dpo.parquet")
     assert rsft.schema.equals(RSFT)
@@ -165,7 +177,9 @@ def test_cosine_against_all_pairs(texts: list[str]) -> None:
     def cosine(x: str, y: str) -> float:
         a, b = x.split(), y.split()
         dot = sum(a.count(w) * b.count(w) for w in set(a))
-        return dot / math.sqrt(sum(a.count(w) ** 2 for w in set(a)) * sum(b.count(w) ** 2 for w in set(b))) if dot else 0.0
+        return (
+            dot / math.sqrt(sum(a.count(w) ** 2 for w in set(a)) * sum(b.count(w) ** 2 for w in set(b))) if dot else 0.0
+        )
 
     pairs = [cosine(texts[i], texts[j]) for i in range(len(texts)) for j in range(i)]
     assert pairwise_cosine(texts) == pytest.approx(sum(pairs) / len(pairs), abs=1e-9)

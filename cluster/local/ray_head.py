@@ -109,6 +109,10 @@ def ray_head() -> Iterator[Head]:
         process = subprocess.Popen(command, env=env, cwd=directory, stdout=out, stderr=out, start_new_session=True)
     try:
         _wait(process, dashboard, log)
-        yield Head(f"http://127.0.0.1:{dashboard}", {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, directory)
+        yield Head(
+            f"http://127.0.0.1:{dashboard}",
+            {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"},
+            directory,
+        )
     finally:
         _stop(process, directory)

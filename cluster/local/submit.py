@@ -79,7 +79,9 @@ def _follow(command: list[str], env: dict[str, str]) -> int:
 
 
 def _is_noise(line: str) -> bool:
-    return any(text in line for text in ("Failed to query Ray Train Controller", "Tailing logs until", "PlacementGroupCleaner"))
+    return any(
+        text in line for text in ("Failed to query Ray Train Controller", "Tailing logs until", "PlacementGroupCleaner")
+    )
 
 
 if __name__ == "__main__":

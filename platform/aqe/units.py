@@ -126,12 +126,24 @@ def run_units(
         for done in _execute(stage, out, todo, schema, make, args, pool):
             made = json.loads(done["counts"])
             counts.update(made)
-            progress.update(done["queries"], **{k: v for k, v in made.items() if k in ("tokens", "candidates", "ranks")})
+            progress.update(
+                done["queries"], **{k: v for k, v in made.items() if k in ("tokens", "candidates", "ranks")}
+            )
             dead += done["dead"]
             if dead > max_dead_share * total:
                 raise DeadLetterError(_too_many(stage, out, dead, total, max_dead_share))
-    rates = {f"{k}_per_second": round(v / progress.seconds, 2) for k, v in counts.items() if not before and todo and k != "busy_seconds"}
-    return {"rows_in": total, "dead": dead, **{k: round(v, 3) for k, v in counts.items()}, **rates, "workers": pool.size}
+    rates = {
+        f"{k}_per_second": round(v / progress.seconds, 2)
+        for k, v in counts.items()
+        if not before and todo and k != "busy_seconds"
+    }
+    return {
+        "rows_in": total,
+        "dead": dead,
+        **{k: round(v, 3) for k, v in counts.items()},
+        **rates,
+        "workers": pool.size,
+    }
 
 
 def _execute(

@@ -23,6 +23,8 @@ _PANELS = {
     "Throughput": ("tokens / s", ("tokens_per_second",)),
 }
 
+_PANELS_A_ROW = 4
+
 
 def curves_table(kind: Kind, log: Sequence[Mapping[str, Any]], beta: float) -> pa.Table:
     """One row a logged step, means over the steps since the row before.
@@ -53,32 +55,40 @@ def curves_table(kind: Kind, log: Sequence[Mapping[str, Any]], beta: float) -> p
 
 
 def plot_curves(path: Path, tables: Mapping[str, pa.Table]) -> None:
-    """Write a PNG of small multiples: one column of panels a name in `tables`, one row a quantity."""
+    """Write a PNG of small multiples, four a row; each name in `tables` (a stage's title) begins a new row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [
-        (title, label, columns)
-        for title, (label, columns) in _PANELS.items()
-        if any(set(columns) <= set(table.column_names) for table in tables.values())
+    panels = {
+        name: [title for title, (_, series) in _PANELS.items() if set(series) <= set(table.column_names)]
+        for name, table in tables.items()
+    }
+    rows = [
+        (name, titles[i : i + _PANELS_A_ROW])
+        for name, titles in panels.items()
+        for i in range(0, len(titles), _PANELS_A_ROW)
     ]
-    figure = Figure(figsize=(4.6 * len(tables), 2.3 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(3.4 * _PANELS_A_ROW, 2.5 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(panels), len(tables), squeeze=False)
-    for column, (name, table) in enumerate(tables.items()):
-        for row, (title, label, names) in enumerate(panels):
-            axis = axes[row][column]
-            if not set(names) <= set(table.column_names):
-                axis.set_axis_off()
-                continue
-            for series in names:
-                axis.plot(table["step"].to_numpy(), table[series].to_numpy(), label=series, linewidth=1.4)
-            axis.set_title(f"{name}: {title}", fontsize=10)
-            axis.set_xlabel("optimiser step", fontsize=8)
-            axis.set_ylabel(label, fontsize=8)
-            axis.tick_params(labelsize=8)
-            axis.grid(alpha=0.3)
-            if len(names) > 1:
-                axis.legend(fontsize=8)
+    axes = figure.subplots(len(rows), _PANELS_A_ROW, squeeze=False)
+    for line, (name, titles) in zip(axes, rows, strict=True):
+        for axis in line[len(titles) :]:
+            axis.set_axis_off()
+        for axis, title in zip(line, titles, strict=False):
+            _draw(axis, name, title, tables[name])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def _draw(axis: Any, name: str, title: str, table: pa.Table) -> None:
+    label, names = _PANELS[title]
+    for series in names:
+        axis.plot(table["step"].to_numpy(), table[series].to_numpy(), label=series, linewidth=1.4)
+    axis.set_title(f"{name}: {title}", fontsize=10)
+    axis.set_xlabel("optimiser step", fontsize=8)
+    axis.set_ylabel(label, fontsize=8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    if len(names) > 1:
+        axis.legend(fontsize=8)

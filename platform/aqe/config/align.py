@@ -17,7 +17,7 @@ class TrainConfig(Config):
     warmup_ratio: float = Field(default=0.05, ge=0, le=1)
     lr_scheduler: str = "linear"
     max_grad_norm: float = Field(default=1.0, gt=0)
-    trl: dict[str, Any] = {}
+    trl: dict[str, Any] = Field(default_factory=dict)
     """Any further field of TRL's SFTConfig or DPOConfig; checked by that class before compute is spent."""
 
 

@@ -45,7 +45,7 @@ class FileQueries(Config):
     limit: int | None = Field(default=None, ge=1)
     """At most this many queries of each file; null means all."""
     order: Literal["file", "hash"] = "hash"
-    """`hash` takes queries in the order of the MD5 of their qid, so that a `limit` is a fair sample; `file` as they lie."""
+    """`hash`: in the order of the MD5 of their qid, so that a `limit` is a fair sample; `file`: as they lie."""
 
 
 class ReverseDictionaryQueries(Config):

@@ -49,7 +49,7 @@ class PipelineConfig(Config):
         if any("dpo" in m for m in self.models) and self.sample.num_samples < 2 and not self.prefer.include_plain:
             raise ValueError(
                 "DPO needs two candidates of a query to compare, but sample.num_samples is "
-                f"{self.sample.num_samples}. Set sample.num_samples to 2 or more (the paper's is 50), or models: [rsft]."
+                f"{self.sample.num_samples}. Set it to 2 or more (the paper's is 50), or models: [rsft]."
             )
         return self
 
@@ -107,7 +107,9 @@ def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None 
     path = PRESETS / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(base_dir, name)
     if not path.exists():
         presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise ConfigError(f"--config {name}: {path} does not exist. Give a YAML file, or one of the presets: {presets}.")
+        raise ConfigError(
+            f"--config {name}: {path} does not exist. Give a YAML file, or one of the presets: {presets}."
+        )
     try:
         tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -23,7 +23,7 @@ class PreferConfig(Config):
     """Which candidates become RSFT targets and DPO pairs."""
 
     reward: Literal["rank", "reciprocal_rank"] = "rank"
-    """What `min_margin` is measured in: log2 of the rank, or the reciprocal rank. The order of candidates is the same."""
+    """What `min_margin` is measured in: log2 of the rank, or the reciprocal rank; both order candidates alike."""
     min_margin: float = Field(default=0.0, ge=0)
     """Least difference in reward between chosen and rejected."""
     pairs_per_query: int = Field(default=1, ge=1)

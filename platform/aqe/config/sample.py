@@ -65,5 +65,5 @@ class EngineConfig(Config):
     """Sequences decoded together."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key-value cache of vLLM's CPU build, GiB an actor."""
-    extra: dict[str, object] = {}
+    extra: dict[str, object] = Field(default_factory=dict)
     """Passed to `vllm.LLM` as it is."""

@@ -273,8 +273,9 @@ def next_steps(pipeline: Pipeline) -> list[str]:
     """What a reader may want to do now."""
     name = pipeline.config.models[-1]
     model = pipeline.model(name).path / "model"
+    code = f'from aqe import Expander; print(Expander.load("{model}").expand("a small stream of water"))'
     return [
-        f'Expand a query: PYTHONPATH=platform .venv/bin/python -c \'from aqe import Expander; print(Expander.load("{model}").expand("a small stream of water"))\'',
+        f"Expand a query: PYTHONPATH=platform .venv/bin/python -c '{code}'",
         "A result with tight intervals: make quickstart",
         "Another β, everything before alignment reused: --set align.dpo.beta=0.3",
         "Your own corpus and model: a config of ten lines, see README.md",

@@ -1,5 +1,6 @@
 """The Lucene index: built by Anserini through Pyserini, opened for exact scoring."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,6 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, threads: int, say:
     Runs in this process, which gets a JVM. Returns passages, seconds and bytes. An index that an interrupted run
     left is made anew. Raises InputError when the analyzer's language is unknown or the corpus is empty.
     """
-    import shutil
-
     total = sum(pq.ParquetFile(p).metadata.num_rows for p in corpus.glob("*.parquet"))
     if total == 0:
         raise InputError(f"{corpus} holds no passage to index")
@@ -38,8 +37,7 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, threads: int, say:
     jvm.start(config.jvm_heap)
     from pyserini.index.lucene import LuceneIndexer
 
-    # -optimize merges to one segment: faster to score, and the order of documents inside is of no account here.
-    args = ["-index", str(target), "-language", config.language, "-optimize", "-memoryBuffer", "256"]
+    args = ["-index", str(target), "-language", config.language, "-memoryBuffer", "256"]
     indexer = LuceneIndexer(args=args, threads=threads)
     progress = Progress("build_index", total, "passages", say)
     started = time.perf_counter()

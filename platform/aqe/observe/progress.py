@@ -1,8 +1,8 @@
 """One line every few seconds: how far, how fast, how long still, what is being made."""
 
 import time
-from collections.abc import Callable
 from collections import Counter
+from collections.abc import Callable
 
 from tqdm import tqdm
 

@@ -36,7 +36,7 @@ class Judged:
         return sorted(self.candidates, key=lambda c: (c.rank, -c.logprob_per_token, c.sample_idx))
 
     def worst_first(self) -> list[Candidate]:
-        """By rank, largest first; equals likewise, the likelier first: unlearning what is never said changes nothing."""
+        """By rank, largest first; of equals the likelier first: unlearning what is never said changes little."""
         return sorted(self.candidates, key=lambda c: (-c.rank, -c.logprob_per_token, c.sample_idx))
 
 

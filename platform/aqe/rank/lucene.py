@@ -32,7 +32,7 @@ class LuceneRanker:
 
         search = "org.apache.lucene.search."
         self._java = {name: java(search + name) for name in ("TermQuery", "TermRangeQuery", "BooleanQuery$Builder")}
-        self._must = java(search + "BooleanClause$Occur").FILTER
+        self._filter = java(search + "BooleanClause$Occur").FILTER
         self._term = java("org.apache.lucene.index.Term")
         self._range = java("org.apache.lucene.queries.function.FunctionRangeQuery")
         self._value_source = java("org.apache.lucene.queries.function.ValueSource")
@@ -85,7 +85,7 @@ class LuceneRanker:
         best = max(range(len(scores)), key=scores.__getitem__)
         score, docid = scores[best], documents[best][1]
         above = self._searcher.count(self._range(values, _java_float(score), None, False, False))
-        return GoldRank(docid, 1 + above + self._equal_before(values, score, docid), score)
+        return GoldRank(docid, 1 + above + self._equal_before(query, values, score, docid), score)
 
     def _score(self, values: Any, document: int) -> float:
         """Float32 score of one passage, 0 where it matches no term."""
@@ -94,11 +94,16 @@ class LuceneRanker:
         leaf = int(np.searchsorted(self._bases, document, side="right")) - 1
         return float(values.getValues(context, self._leaves[leaf]).floatVal(document - self._bases[leaf]))
 
-    def _equal_before(self, values: Any, score: float, docid: str) -> int:
+    def _equal_before(self, query: Any, values: Any, score: float, docid: str) -> int:
         """Passages with exactly this score and a smaller docid."""
-        equal = self._range(values, _java_float(score), _java_float(score), True, True)
         before = self._java["TermRangeQuery"].newStringRange(DOCID, None, docid, False, False)
-        both = self._java["BooleanQuery$Builder"]().add(before, self._must).add(equal, self._must).build()
+        if score > 0:
+            return self._count_both(before, self._range(values, _java_float(score), _java_float(score), True, True))
+        # A passage that matches no term has no value at all for FunctionRangeQuery: count those that do match.
+        return int(self._searcher.count(before)) - self._count_both(before, query)
+
+    def _count_both(self, one: Any, other: Any) -> int:
+        both = self._java["BooleanQuery$Builder"]().add(one, self._filter).add(other, self._filter).build()
         return int(self._searcher.count(both))
 
     def search(self, text: str, k: int) -> list[Hit]:

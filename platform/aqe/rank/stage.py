@@ -68,7 +68,7 @@ class RankWorker:
 
 
 def rank_rows(queries: pa.Table, qrels: pa.Table, samples: pa.Table | None) -> list[dict[str, Any]]:
-    """One row a query that has a relevant passage: its text, candidates and relevant passages, in the queries' order."""
+    """One row a query that has a relevant passage: text, candidates, relevant passages; in the queries' order."""
     relevant: dict[str, list[str]] = {}
     for qid, docid, grade in zip(*(qrels[c].to_pylist() for c in ("qid", "docid", "relevance")), strict=True):
         if grade > 0:

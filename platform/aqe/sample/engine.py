@@ -42,9 +42,7 @@ class Sampling:
 
     @classmethod
     def draw(cls, config: SampleConfig, stop: tuple[str, ...]) -> "Sampling":
-        return cls(
-            config.max_tokens, config.temperature, config.top_k, config.top_p, config.include_greedy, stop
-        )
+        return cls(config.max_tokens, config.temperature, config.top_k, config.top_p, config.include_greedy, stop)
 
 
 class Engine(Protocol):
@@ -87,7 +85,9 @@ def _cpu_build() -> bool:
         return False
 
 
-def make_engine(name: Literal["vllm", "transformers"], model_path: str, config: EngineConfig, sampling: Sampling) -> Engine:
+def make_engine(
+    name: Literal["vllm", "transformers"], model_path: str, config: EngineConfig, sampling: Sampling
+) -> Engine:
     """Load the model at `model_path` (a Hugging Face directory)."""
     if name == "vllm":
         from aqe.sample.engine_vllm import VllmEngine

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from aqe.config.sample import EngineConfig
 from aqe.sample.engine import Generated, Request, Sampling
+from aqe.sample.prompts import token_ids
 
 _PREFILL_TOKENS = 32_768
 """Prompt tokens computed together, padding included: bounds the memory of long prompts."""
@@ -23,12 +24,6 @@ _TAIL = 8
 """Prompt tokens that are decoded with a continuation, so that its leading blank survives."""
 _ROOM = 32
 """Tokens for which a cache makes room at once."""
-
-
-def token_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """A prompt's tokens, with the special tokens that the tokenizer adds to a text unless the prompt starts so."""
-    marked = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-    return list(tokenizer(prompt, add_special_tokens=not marked)["input_ids"])
 
 
 @dataclass
@@ -49,8 +44,8 @@ class _Row:
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values (rows, heads, tokens, size) with room for more.
 
-    The library's own layer copies all of them for every token, which took a third of the time. `keys` and `values` stay
-    views of what is filled, so that all else is inherited; whatever replaces them also drops the room.
+    The library's own layer copies all of them for every token, which costs a tenth of the throughput. `keys` and
+    `values` stay views of what is filled, so that all else is inherited; whatever replaces them drops the room.
     """
 
     keys: torch.Tensor

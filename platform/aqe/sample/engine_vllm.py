@@ -9,6 +9,7 @@ from typing import Any
 
 from aqe.config.sample import EngineConfig
 from aqe.sample.engine import Generated, Request, Sampling
+from aqe.sample.prompts import token_ids
 
 
 def vllm_env(config: EngineConfig, use_gpu: bool) -> dict[str, str]:
@@ -61,11 +62,12 @@ class VllmEngine:
         answers: list[list[Generated] | str] = [[] for _ in requests]
         prompts, params, owners = [], [], []
         for i, request in enumerate(requests):
-            ids = tokenizer(request.prompt)["input_ids"]
-            if not ids:
+            ids = token_ids(tokenizer, request.prompt)
+            if not request.prompt.strip() or not ids:
                 answers[i] = "the prompt is empty"
             elif len(ids) > self._max_prompt:
-                answers[i] = f"the prompt has {len(ids)} tokens, more than engine.max_model_len - max_tokens = {self._max_prompt}"
+                limit = f"engine.max_model_len - max_tokens = {self._max_prompt}"
+                answers[i] = f"the prompt has {len(ids)} tokens, more than {limit}"
             else:
                 for param in self._params(request):
                     prompts.append({"prompt_token_ids": ids})
@@ -75,10 +77,7 @@ class VllmEngine:
         for i, output in zip(owners, outputs, strict=True):
             made = answers[i]
             assert isinstance(made, list)
-            made.extend(
-                Generated(o.text, "length" if o.finish_reason == "length" else "stop", len(o.token_ids), o.cumulative_logprob)
-                for o in sorted(output.outputs, key=lambda o: o.index)
-            )
+            made.extend(_generated(o) for o in sorted(output.outputs, key=lambda o: o.index))
         return answers
 
     def _params(self, request: Request) -> list[Any]:
@@ -98,3 +97,11 @@ class VllmEngine:
                 )
             )
         return params
+
+
+def _generated(output: Any) -> Generated:
+    """vLLM counts the end-of-text token, the contract does not; a stop text is named in `stop_reason`."""
+    if output.finish_reason == "length":
+        return Generated(output.text, "length", len(output.token_ids), output.cumulative_logprob)
+    ended = not isinstance(output.stop_reason, str)
+    return Generated(output.text, "stop", len(output.token_ids) - int(ended), output.cumulative_logprob)

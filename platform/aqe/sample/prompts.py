@@ -75,9 +75,7 @@ def resolve(prompt: str | PromptConfig) -> PromptConfig:
     if isinstance(prompt, PromptConfig):
         return prompt
     if prompt not in PROMPTS:
-        raise ConfigError(
-            f"there is no prompt named {prompt!r}. Named ones: {', '.join(PROMPTS)}; or give name and template yourself."
-        )
+        raise ConfigError(f"there is no prompt named {prompt!r}. Named ones: {', '.join(PROMPTS)}; or spell one out.")
     return PROMPTS[prompt]
 
 
@@ -94,3 +92,9 @@ def render(prompt: PromptConfig, query: str, tokenizer: Any = None) -> str:
     messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
     messages.append({"role": "user", "content": text})
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def token_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """A prompt's tokens, with the special tokens that the tokenizer adds to a text unless the prompt starts so."""
+    marked = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+    return list(tokenizer(prompt, add_special_tokens=not marked)["input_ids"])

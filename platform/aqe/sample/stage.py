@@ -22,7 +22,12 @@ class SampleWorker:
     """Generates a unit's candidates with the engine that it loaded once."""
 
     def __init__(
-        self, engine: Literal["vllm", "transformers"], model_path: str, config: EngineConfig, sampling: Sampling, stage: str
+        self,
+        engine: Literal["vllm", "transformers"],
+        model_path: str,
+        config: EngineConfig,
+        sampling: Sampling,
+        stage: str,
     ) -> None:
         self._engine = make_engine(engine, model_path, config, sampling)
         self._stage = stage

@@ -1,0 +1,63 @@
+"""The reference of all configuration keys, from the models themselves: `python -m aqe.config.reference`."""
+
+from collections.abc import Iterator
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from aqe.config.pipeline import PipelineConfig
+
+HEAD = """# Configuration
+
+Every key, its type, its default. A file holds what differs from the defaults; `--set key.path=value` overrides it.
+This page is made by `make docs`.
+
+| key | type | default | |
+|---|---|---|---|
+"""
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    """The configuration models that an annotation names."""
+    if get_origin(kind) in (Union, UnionType, Annotated, tuple, list):
+        return [model for part in get_args(kind) for model in _models(part)]
+    return [kind] if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _name(kind: Any) -> str:
+    text = str(kind) if get_origin(kind) else getattr(kind, "__name__", str(kind))
+    for noise in (
+        "typing.",
+        "aqe.config.sample.",
+        "aqe.config.align.",
+        "aqe.config.data.",
+        "pathlib._local.",
+        "pathlib.",
+    ):
+        text = text.replace(noise, "")
+    return text.replace("|", "\\|").replace("NoneType", "null").replace("None", "null")
+
+
+def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Table rows of a model's keys, nested ones below their parent."""
+    for key, field in model.model_fields.items():
+        nested = _models(field.annotation)
+        default = "required" if field.default is PydanticUndefined else field.default
+        shown = "" if isinstance(default, BaseModel) else f"`{str(default).replace('|', '/')}`"
+        about = " ".join((field.description or "").split())
+        kind = " or ".join(m.__name__ for m in nested) if nested else _name(field.annotation)
+        yield f"| `{prefix}{key}` | {kind} | {shown} | {about} |"
+        for inner in nested:
+            if inner.__name__ != "PromptConfig" or key == "prompt":
+                yield from rows(inner, f"{prefix}{key}.")
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "\n".join(dict.fromkeys(rows(PipelineConfig))) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,229 @@
+"""The whole loop as a user runs it, on a tiny model and a corpus of their own: killed, resumed, repeated."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import pyarrow as pa
+import pytest
+
+from aqe.artifact import read_parquet
+from tests import tiny_model
+
+ROOT = Path(__file__).parents[1]
+README_CONFIG = re.search(r"```yaml\n# mine\.yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+#: The README's configuration, on this machine's tiny model and at a test's counts.
+SMALL = [
+    "model.source=model", "engine.name=transformers", "engine.max_model_len=256", "sample.num_samples=4", "sample.max_tokens=12",
+    "sample.queries_per_unit=2", "sample.prompt=passage", "models=[rsft]", "align.workers=1", "align.zero_stage=1", "align.max_length=256",
+    "align.rsft.batch_size=8", "align.micro_batch_size=8", "evaluate.bootstrap=500", "evaluate.cut_words=[1,2]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with mine.yaml from the README, a corpus, queries and a model."""
+    assert README_CONFIG is not None, "README.md has no ```yaml block that begins with # mine.yaml"
+    here = tmp_path_factory.mktemp("project")
+    (here / "mine.yaml").write_text(README_CONFIG[1])
+    tiny_model.save(here / "model", max_position_embeddings=512)
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefgh", k=3)) for _ in range(60)]
+    corpus = [
+        {"docid": f"d{i}", "title": draw.choice(words), "text": " ".join(draw.choices(words, k=12))} for i in range(80)
+    ]
+    (here / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    for split, count in (("train", 24), ("dev", 6), ("test", 10)):
+        rows = []
+        for i in range(count):
+            passage = draw.choice(corpus)
+            text = " ".join([*draw.sample(passage["text"].split(), 2), split, str(i)])
+            rows.append({"qid": f"{split}{i}", "text": text, "positives": [passage["docid"]]})
+        (here / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return here
+
+
+def environment(home: Path) -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_TMPDIR")}
+    return env | {
+        "PYTHONPATH": str(ROOT / "platform"), "RAY_TMPDIR": str(home), "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1",
+        "RAY_raylet_start_wait_time_s": "180",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Ray's directory; a socket's path may have 107 characters, so pytest's own is too long."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+def start(job: str, project: Path, home: Path, *more: str, runs: str = "runs") -> subprocess.Popen[str]:
+    options = [x for assignment in (*SMALL, f"runs_dir={runs}", *more) for x in ("--set", assignment)]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--config", "mine.yaml", *options],
+        cwd=project, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def run(job: str, project: Path, home: Path, *more: str, runs: str = "runs") -> str:
+    process = start(job, project, home, *more, runs=runs)
+    out, _ = process.communicate(timeout=800)
+    assert process.returncode == 0, out[-4000:]
+    return out
+
+
+def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    """SIGKILL the driver at the moment that `reached` becomes true."""
+    deadline = time.monotonic() + 300
+    while not reached():
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def only(root: Path, stage: str) -> Path:
+    (path,) = root.glob(f"{stage}-*")
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Path) -> tuple[Path, str]:
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        out = run("run_pipeline", project, Path(directory))
+    return project / "runs" / "mine", out
+
+
+def test_the_loop_ends_in_a_report(undisturbed: tuple[Path, str]) -> None:
+    root, out = undisturbed
+    metrics = json.loads((root / "report" / "metrics.json").read_text())
+    for name in ("bm25", "zero_shot", "zero_shot_best", "zero_shot_cut", "rsft", "best_of_n"):
+        for measure in ("top_1", "top_5", "top_20", "top_100", "mrr", "ndcg_10"):
+            found = metrics["systems"][name][measure]
+            assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+    assert set(metrics["differences"]["rsft_vs_bm25"]["mrr"]) >= {"value", "low", "high"}
+    assert (root / "report" / "report.html").stat().st_size > 20_000
+    assert "BM25" in out or "bm25" in out
+    assert str(root / "report" / "report.html") in out
+    card = (only(root, "align_rsft") / "model" / "README.md").read_text()
+    assert "build_index-" in card and "mrr" in card
+
+
+def test_runs_read_back_to_the_same_numbers(undisturbed: tuple[Path, str]) -> None:
+    root, _ = undisturbed
+    metrics = json.loads((root / "report" / "metrics.json").read_text())
+    qrels = list(ir_measures.read_trec_qrels(str(root / "report" / "runs" / "qrels.txt")))
+    for name in ("bm25", "rsft"):
+        hits = list(ir_measures.read_trec_run(str(root / "report" / "runs" / f"{name}.trec")))
+        measures = {"Success@1": "top_1", "Success@5": "top_5", "nDCG@10": "ndcg_10", "RR@100": "rr_100"}
+        found = ir_measures.calc_aggregate([ir_measures.parse_measure(m) for m in measures], qrels, hits)
+        for measure, value in found.items():
+            assert value == pytest.approx(metrics["systems"][name][measures[str(measure)]]["value"], abs=1e-9)
+
+
+def test_a_finished_run_does_nothing(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in undisturbed[0].rglob("manifest.json")}
+    out = run("run_pipeline", project, home)
+    assert before == {p: p.stat().st_mtime_ns for p in undisturbed[0].rglob("manifest.json")}
+    assert "report: done before" in out
+    assert "queries/s" not in out
+
+
+def test_another_learning_rate_samples_nothing_again(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
+    out = run("build_preferences", project, home, "align.rsft.learning_rate=1e-4", "align.dpo.beta=0.3")
+    assert "build_preferences: done before" in out
+    assert "queries/s" not in out
+
+
+def test_a_killed_driver_changes_no_row(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
+    whole, _ = undisturbed
+    root = project / "again" / "mine"
+
+    def units_of(stage: str) -> int:
+        return len([p for path in root.glob(f"{stage}-*") for p in (path / "data").glob("*.parquet")])
+
+    # In the middle of sampling; then between two stages.
+    kill_when(start("run_pipeline", project, home, runs="again"), lambda: units_of("sample_train") >= 3)
+    assert not list(root.glob("sample_train-*/manifest.json"))
+    kept = units_of("sample_train")
+    kill_when(
+        start("run_pipeline", project, home, runs="again"),
+        lambda: bool(list(root.glob("sample_train-*/manifest.json"))),
+    )
+    assert not list(root.glob("build_preferences-*/manifest.json"))
+    out = run("run_pipeline", project, home, runs="again")
+    assert 3 <= kept < 12
+    assert "sample_train: done before" in out
+    for stage, names in {
+        "sample_train": ["data"],
+        "rank_train": ["data"],
+        "build_preferences": ["rsft", "dpo"],
+    }.items():
+        assert only(root, stage).name == only(whole, stage).name
+        for name in names:
+            one, other = (read_parquet(_data(only(r, stage), name)) for r in (whole, root))
+            assert one.replace_schema_metadata().equals(other.replace_schema_metadata()), (stage, name)
+            assert one.num_rows > 0
+    samples = read_parquet(only(root, "sample_train") / "data")
+    assert (
+        len({*zip(samples["qid"].to_pylist(), samples["sample_idx"].to_pylist(), strict=True)})
+        == samples.num_rows
+        == 24 * 4
+    )
+    one, other = (_without_seconds(read_parquet(only(r, "align_rsft") / "curves.parquet")) for r in (whole, root))
+    assert one.equals(other)
+    numbers = [json.loads((r / "report" / "metrics.json").read_text())["systems"]["rsft"]["mrr"] for r in (whole, root)]
+    assert numbers[0] == numbers[1]
+
+
+def _data(artifact: Path, name: str) -> Path:
+    return artifact / name if (artifact / name).is_dir() else artifact / f"{name}.parquet"
+
+
+def _without_seconds(curves: pa.Table) -> pa.Table:
+    return curves.select(["step", "loss", "learning_rate"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "mention"),
+    [
+        ("corpus.path=nowhere.jsonl", "nowhere.jsonl does not exist"),
+        ("model.source=./corpus_only", "corpus_only"),
+        ("prompt=nope", "no prompt named 'nope'"),
+        ("align.rsft.trl={no_such_field: 1}", "no_such_field"),
+        ("models=[dpo, rsf]", "rsf"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(project: Path, home: Path, assignment: str, mention: str) -> None:
+    (project / "corpus_only").mkdir(exist_ok=True)
+    process = start("run_pipeline", project, home, assignment, runs="bad")
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 2, out
+    assert mention in out
+    assert "Traceback" not in out
+    assert not (project / "bad").exists()
+
+
+def test_a_bad_row_is_a_dead_letter(project: Path, home: Path) -> None:
+    good = (project / "train.jsonl").read_text()
+    (project / "broken.jsonl").write_text(
+        good + "{not json\n" + json.dumps({"qid": "x", "text": "", "positives": ["d1"]}) + "\n"
+    )
+    out: Any = run("judge_queries", project, home, "queries.train.path=broken.jsonl", runs="dead")
+    (path,) = (project / "dead" / "mine").glob("queries-*")
+    letters = read_parquet(path / "dead_letters.parquet").to_pylist()
+    assert len(letters) == 2
+    assert all("broken.jsonl" in letter["reason"] or letter["row"] for letter in letters)
+    assert "24 of 24 queries have a relevant passage" in out
