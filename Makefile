@@ -10,7 +10,7 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow lint lock bench serve clean
+.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench serve clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -59,6 +59,9 @@ lock: $(UV)  ## resolve the pinned packages anew
 	  --python-version 3.11 --no-annotate --custom-compile-command "make lock" -o requirements/cpu-3.11.txt
 	$(UV) pip compile -q pyproject.toml --extra gpu --extra demo --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --no-annotate --custom-compile-command "make lock" -o requirements/gpu-3.11.txt
+
+docs: setup  ## write docs/configuration.md anew
+	@$(PY) -m aqe.config.reference > docs/configuration.md
 
 clean:  ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .tool .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,10 @@
 """Model card, settings for serving, curves."""
 
-import json
-
 import yaml
 
 from aqe.align.curves import curves_table, plot_curves
-from aqe.align.export import read_settings, write_model_card, write_settings
+from aqe.align.export import write_model_card
 from aqe.align.stage import summary
-from aqe.config.sample import PromptConfig
 
 
 def log(kind: str, steps: int = 5) -> list[dict[str, float]]:
@@ -53,14 +50,6 @@ def test_card_without_license_or_hub_id_claims_neither(tmp_path):
     meta = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])
     assert meta["license"] == "unknown"
     assert "base_model" not in meta
-
-
-def test_settings_round_trip(tmp_path):
-    prompt = PromptConfig(name="ear", template="{query} ?")
-    write_settings(tmp_path, prompt=prompt.model_dump(), query_weight=2, max_tokens=40, index="abc")
-    settings = read_settings(tmp_path)
-    assert PromptConfig.model_validate(settings["prompt"]) == prompt
-    assert json.loads((tmp_path / "aqe.json").read_text())["query_weight"] == 2
 
 
 def test_curves_and_summary():

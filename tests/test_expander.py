@@ -7,7 +7,8 @@ import pytest
 
 from aqe.config.sample import EngineConfig, PromptConfig
 from aqe.errors import ConfigError, InputError
-from aqe.expand.expander import SETTINGS, Expander, ExpanderSettings
+from aqe.expand.expander import Expander
+from aqe.expand.settings import SETTINGS, ExpanderSettings
 from aqe.sample.clean import clean
 from aqe.sample.engine import Request, Sampling
 from aqe.sample.engine_transformers import TransformersEngine
@@ -50,7 +51,7 @@ def test_a_model_brings_its_settings_and_arguments_override_them(tmp_path: Path)
     own = ExpanderSettings(
         prompt=PromptConfig(name="mine", template="{query}:", stop=("e",)), query_weight=3, max_tokens=9
     )
-    (path / SETTINGS).write_text(own.model_dump_json())
+    own.write(path)
     expander = Expander.load(path)
     assert expander.settings == own
     made = expander.expand("gold?")

@@ -24,9 +24,10 @@ START_SECONDS = 180
 
 @dataclass(frozen=True)
 class Head:
-    """A running head node: where jobs are submitted, and the environment that its clients need."""
+    """A running head node: where jobs are submitted, where drivers connect, what its clients need around them."""
 
     address: str
+    gcs: str
     env: dict[str, str]
     directory: Path
 
@@ -93,8 +94,6 @@ def ray_head() -> Iterator[Head]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_start_wait_time_s": str(START_SECONDS),
         "RAY_agent_register_timeout_ms": str(START_SECONDS * 1000),
-        # A job's exit status is asked for after it ended; no need to keep Ray's import of it slow.
-        "RAY_DEDUP_LOGS": "1",
     }
     ray = str(Path(sys.executable).parent / "ray")
     command = [
@@ -111,6 +110,7 @@ def ray_head() -> Iterator[Head]:
         _wait(process, dashboard, log)
         yield Head(
             f"http://127.0.0.1:{dashboard}",
+            f"127.0.0.1:{gcs}",
             {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"},
             directory,
         )

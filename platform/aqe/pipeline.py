@@ -21,6 +21,7 @@ from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.corpus.judge import write_judgement
 from aqe.corpus.read import ingest_corpus, ingest_queries
+from aqe.expand.settings import ExpanderSettings
 from aqe.index import jvm
 from aqe.index.lucene import build_index
 from aqe.observe.progress import Say, say
@@ -309,6 +310,13 @@ class Pipeline:
         assert start is not None
         return start
 
+    @property
+    def expander_settings(self) -> ExpanderSettings:
+        """How the aligned models are asked: what `Expander.load` reads."""
+        limit = self.config.evaluate.max_tokens or self.config.sample.max_tokens
+        prompt, weight = resolve(self.config.prompt), self.config.rank.query_weight
+        return ExpanderSettings(prompt=prompt, query_weight=weight, max_tokens=limit)
+
     def _align(self, kind: Literal["rsft", "dpo"], start: Artifact | None, name: str) -> Artifact:
         config = self.config.align
         preferences = self.preferences
@@ -316,7 +324,7 @@ class Pipeline:
         stage = f"align_{name}"
 
         def build(out: Path) -> dict[str, Any]:
-            return train_stage(
+            stats = train_stage(
                 kind,
                 out=out,
                 model_path=model_path,
@@ -326,6 +334,8 @@ class Pipeline:
                 use_gpu=self.num_gpus > 0,
                 say=self.say,
             )
+            self.expander_settings.write(out / "model")
+            return stats
 
         return self.make(
             stage,

@@ -1,6 +1,5 @@
-"""What goes beside a finished model's weights: the model card, and what serving it needs to know."""
+"""The model card that goes beside a finished model's weights."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,25 +8,6 @@ from typing import Any
 import yaml
 
 from aqe.artifact import write_text
-
-SETTINGS = "aqe.json"
-
-
-def write_settings(
-    model_dir: Path, *, prompt: Mapping[str, Any], query_weight: int, max_tokens: int, **more: Any
-) -> None:
-    """Write `aqe.json`: how the model was trained to be asked. `Expander.load` reads it.
-
-    `prompt` is a PromptConfig as a dict; `more` can be any further JSON value.
-    """
-    settings = {"prompt": dict(prompt), "query_weight": query_weight, "max_tokens": max_tokens, **more}
-    write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", model_dir / SETTINGS)
-
-
-def read_settings(model_dir: Path) -> dict[str, Any]:
-    """The content of `aqe.json`. Raises FileNotFoundError where the model was not made by AQE."""
-    settings: dict[str, Any] = json.loads((model_dir / SETTINGS).read_text())
-    return settings
 
 
 def write_model_card(

@@ -16,6 +16,7 @@ import pyarrow as pa
 from aqe import records
 from aqe.align.arguments import Kind
 from aqe.errors import InputError
+from aqe.sample.prompts import token_ids
 
 #: kind -> (text column, finished column, name of the ids)
 _PARTS = {
@@ -37,12 +38,10 @@ def encode(kind: Kind, data: pa.Table, tokenizer: Any, max_length: int) -> tuple
     if tokenizer.eos_token_id is None:
         raise InputError("the model's tokenizer has no end-of-text token (eos_token), so no expansion could ever end")
     rows = records.conform(data, records.RSFT if kind == "rsft" else records.DPO, f"preferences/{kind}").to_pylist()
-    prompts = _ids(tokenizer, [row["prompt"] for row in rows], special=True)
+    prompts = [token_ids(tokenizer, row["prompt"] or "") for row in rows]
     encoded: list[dict[str, list[int]]] = [{"prompt_ids": ids} for ids in prompts]
     for text, finished, name in _PARTS[kind]:
-        for row, ids, into in zip(
-            rows, _ids(tokenizer, [row[text] for row in rows], special=False), encoded, strict=True
-        ):
+        for row, ids, into in zip(rows, _ids(tokenizer, [row[text] for row in rows]), encoded, strict=True):
             into[name] = [*ids, tokenizer.eos_token_id] if row[finished] else ids
     kept, dead = [], []
     for row, parts in zip(rows, encoded, strict=True):
@@ -53,11 +52,11 @@ def encode(kind: Kind, data: pa.Table, tokenizer: Any, max_length: int) -> tuple
     return kept, records.table(dead, records.DEAD_LETTERS)
 
 
-def _ids(tokenizer: Any, texts: list[str | None], *, special: bool) -> list[list[int]]:
-    """Token ids of each text; `special` adds what the tokenizer puts before a text (a beginning-of-text id)."""
+def _ids(tokenizer: Any, texts: list[str | None]) -> list[list[int]]:
+    """Token ids of each completion; nothing is put before a text that continues another."""
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer([text or "" for text in texts], add_special_tokens=special)["input_ids"]
+    ids: list[list[int]] = tokenizer([text or "" for text in texts], add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from aqe.align.curves import plot_curves
-from aqe.align.export import write_model_card, write_settings
+from aqe.align.export import write_model_card
 from aqe.artifact import Artifact, digest, read_parquet
 from aqe.evaluate.baselines import Choice, choose_cut, choose_prompt, expansions
 from aqe.evaluate.compare import System, evaluate
@@ -283,18 +283,12 @@ def next_steps(pipeline: Pipeline) -> list[str]:
 
 
 def _write_cards(pipeline: Pipeline, metrics: Mapping[str, Any]) -> None:
-    """Settings for `Expander.load` and the model card with the results, beside each model's weights."""
+    """The model card with the results, beside each model's weights."""
     config = pipeline.config
     prompt = resolve(config.prompt)
     for name in config.models:
         artifact = pipeline.model(name)
         measured = metrics["systems"][name]
-        write_settings(
-            artifact.path / "model",
-            prompt=prompt.model_dump(),
-            query_weight=config.rank.query_weight,
-            max_tokens=config.evaluate.max_tokens or config.sample.max_tokens,
-        )
         write_model_card(
             artifact.path / "model",
             title=f"AQE {LABELS[name]}: {config.name}",

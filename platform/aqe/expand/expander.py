@@ -7,28 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from aqe.base_model import PACKAGE, model_directory
-from aqe.config.base import Config
 from aqe.config.data import ModelConfig
 from aqe.config.sample import EngineConfig, PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.expand.compose import compose
+from aqe.expand.settings import SETTINGS, ExpanderSettings
 from aqe.sample.clean import clean
 from aqe.sample.engine import Engine, Request, Sampling, choose_engine, make_engine
-from aqe.sample.prompts import PROMPTS, render, resolve
-
-SETTINGS = "aqe.json"
-"""File in a model's directory that says how the model is to be used."""
-
-
-class ExpanderSettings(Config):
-    """What a model was aligned for. Written beside its weights as `aqe.json`."""
-
-    prompt: PromptConfig = PROMPTS["ear"]
-    query_weight: int = Field(default=1, ge=1)
-    max_tokens: int = Field(default=100, ge=1)
+from aqe.sample.prompts import render, resolve
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""How an aligned model wants to be asked: written beside its weights, read by the Expander."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from aqe.artifact import write_text
+from aqe.config.base import Config
+from aqe.config.sample import PromptConfig
+from aqe.sample.prompts import PROMPTS
+
+SETTINGS = "aqe.json"
+
+
+class ExpanderSettings(Config):
+    """What a model was aligned for. Written beside its weights as `aqe.json`."""
+
+    prompt: PromptConfig = PROMPTS["ear"]
+    query_weight: int = Field(default=1, ge=1)
+    max_tokens: int = Field(default=100, ge=1)
+
+    def write(self, model_dir: Path) -> None:
+        """Write `model_dir`/aqe.json."""
+        write_text(self.model_dump_json(indent=1) + "\n", model_dir / SETTINGS)
