@@ -59,4 +59,4 @@ class ExpanderService:
 
 def build(settings: Settings) -> Any:
     """The application, for `serve run` and `serve deploy`."""
-    return ExpanderService.bind(settings)
+    return ExpanderService.bind(settings)  # type: ignore[attr-defined]  # the decorator adds it

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from aqe import records
+from aqe.align.arguments import Kind
 from aqe.artifact import write_parquet
 
 NOUNS = ("author", "river", "engine", "planet", "forest", "doctor", "castle", "violin")
@@ -78,7 +79,7 @@ def dpo_rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def write_rows(kind: str, count: int, path: Path) -> Path:
+def write_rows(kind: Kind, count: int, path: Path) -> Path:
     rows, schema = (rsft_rows(count), records.RSFT) if kind == "rsft" else (dpo_rows(count), records.DPO)
     table: pa.Table = records.table(rows, schema)
     write_parquet(table, path)

@@ -1,6 +1,7 @@
 """Settings that TRL would refuse are refused before any compute."""
 
 import inspect
+from typing import Any
 
 import pytest
 from trl import DPOTrainer
@@ -11,7 +12,7 @@ from aqe.config.align import AlignConfig
 from aqe.errors import ConfigError
 
 
-def test_defaults_and_passed_through_fields_are_fine():
+def test_defaults_and_passed_through_fields_are_fine() -> None:
     check_align(AlignConfig())
     check_align(
         AlignConfig.model_validate(
@@ -37,16 +38,16 @@ def test_defaults_and_passed_through_fields_are_fine():
         ({"rsft": {"batch_size": 10}, "workers": 4}, "cannot be shared evenly by 4 workers.*1, 2"),
     ],
 )
-def test_what_cannot_work_is_named(settings, message):
+def test_what_cannot_work_is_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_align(AlignConfig.model_validate(settings))
 
 
-def test_a_stage_that_does_not_run_is_not_checked():
+def test_a_stage_that_does_not_run_is_not_checked() -> None:
     check_align(AlignConfig.model_validate({"stages": ["rsft"], "dpo": {"loss_type": "sigmod"}}))
 
 
-def test_our_list_of_losses_is_trls():
+def test_our_list_of_losses_is_trls() -> None:
     source = inspect.getsource(DPOTrainer._compute_loss)
     assert set(DPO_LOSSES) == {
         name for name in source.split("Should be one of [")[1].split("]")[0].split("'") if name.isidentifier()
@@ -57,7 +58,7 @@ def test_our_list_of_losses_is_trls():
     ("batch", "micro", "workers", "expected"),
     [(16, 4, 2, (4, 2)), (16, 8, 2, (8, 1)), (12, 4, 2, (3, 2)), (14, 4, 2, (1, 7)), (4, 8, 4, (1, 1))],
 )
-def test_global_batch_is_exact(batch, micro, workers, expected):
+def test_global_batch_is_exact(batch: int, micro: int, workers: int, expected: tuple[int, int]) -> None:
     config = AlignConfig.model_validate({"rsft": {"batch_size": batch}, "micro_batch_size": micro})
     assert batches("rsft", config, workers) == expected
     assert expected[0] * expected[1] * workers == batch

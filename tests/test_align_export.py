@@ -1,5 +1,7 @@
 """Model card, settings for serving, curves."""
 
+from pathlib import Path
+
 import yaml
 
 from aqe.align.curves import curves_table, plot_curves
@@ -26,7 +28,7 @@ def log(kind: str, steps: int = 5) -> list[dict[str, float]]:
     return [{**row, **dpo, "rewards/chosen": 0.2, "rewards/rejected": -0.1} for row in common]
 
 
-def test_card_has_front_matter_and_every_fact(tmp_path):
+def test_card_has_front_matter_and_every_fact(tmp_path: Path) -> None:
     write_model_card(
         tmp_path,
         title="AQE for the reverse dictionary",
@@ -45,14 +47,14 @@ def test_card_has_front_matter_and_every_fact(tmp_path):
         assert part in body
 
 
-def test_card_without_license_or_hub_id_claims_neither(tmp_path):
+def test_card_without_license_or_hub_id_claims_neither(tmp_path: Path) -> None:
     write_model_card(tmp_path, title="T", facts={}, base_model="/home/me/model")
     meta = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])
     assert meta["license"] == "unknown"
     assert "base_model" not in meta
 
 
-def test_curves_and_summary():
+def test_curves_and_summary() -> None:
     table = curves_table("dpo", log("dpo"), beta=0.1)
     assert table["logratio_chosen"][0].as_py() == 2.0
     assert table["tokens_per_second"][0].as_py() == 200
@@ -62,7 +64,7 @@ def test_curves_and_summary():
     assert stats["tokens_per_second"] == 200
 
 
-def test_plot_is_a_picture(tmp_path):
+def test_plot_is_a_picture(tmp_path: Path) -> None:
     tables = {"RSFT": curves_table("rsft", log("rsft"), 0.1), "DPO": curves_table("dpo", log("dpo"), 0.1)}
     plot_curves(tmp_path / "curves.png", tables)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ from datasets import load_from_disk
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aqe.align.arguments import arguments
+from aqe.align.arguments import Kind, arguments
 from aqe.align.finish import divergence
 from aqe.align.tokens import IGNORED, encode, save_tokens
 from aqe.align.trainers import build_trainer, trl_config
@@ -25,7 +25,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
-def trainer_of(kind: str, start: Path, directory: Path, config: AlignConfig) -> tuple[Any, list[dict[str, Any]]]:
+def trainer_of(kind: Kind, start: Path, directory: Path, config: AlignConfig) -> tuple[Any, list[dict[str, Any]]]:
     """The trainer a worker would build, in this process and without DeepSpeed, and its rows."""
     tokenizer = AutoTokenizer.from_pretrained(start)
     rows, _ = encode(kind, read_parquet(write_rows(kind, ROWS, directory / "rows.parquet")), tokenizer, 64)
@@ -83,7 +83,7 @@ def move(model: Any) -> None:
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 @pytest.mark.parametrize("kind", ["rsft", "dpo"])
-def test_loss_and_gradients_equal_the_computation_by_hand(kind, beta, start, tmp_path):
+def test_loss_and_gradients_equal_the_computation_by_hand(kind: Kind, beta: float, start: Path, tmp_path: Path) -> None:
     config = AlignConfig.model_validate({"dpo": {"beta": beta}})
     trainer, rows = trainer_of(kind, start, tmp_path, config)
     move(trainer.model)
@@ -94,7 +94,7 @@ def test_loss_and_gradients_equal_the_computation_by_hand(kind, beta, start, tmp
     reference = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float64)
     policy = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float64)
     policy.load_state_dict({name: weight.double() for name, weight in trainer.model.state_dict().items()})
-    expected = sft_by_hand(policy, rows) if kind == "rsft" else dpo_by_hand(policy, reference, rows, beta)
+    expected: Any = sft_by_hand(policy, rows) if kind == "rsft" else dpo_by_hand(policy, reference, rows, beta)
     expected.backward()
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -103,14 +103,14 @@ def test_loss_and_gradients_equal_the_computation_by_hand(kind, beta, start, tmp
     assert torch.linalg.vector_norm(got - truth) < 1e-5 * torch.linalg.vector_norm(truth)
 
 
-def test_the_batch_that_trl_builds_holds_our_labels(start, tmp_path):
+def test_the_batch_that_trl_builds_holds_our_labels(start: Path, tmp_path: Path) -> None:
     trainer, rows = trainer_of("rsft", start, tmp_path, AlignConfig())
     batch = next(iter(trainer.get_train_dataloader()))
     learned = sorted(tuple(x for x in row if x != IGNORED) for row in batch["labels"].tolist())
     assert learned == sorted(tuple(x for x in row["labels"] if x != IGNORED) for row in rows)
 
 
-def test_reference_log_probabilities_are_of_the_start_model_and_kept_on_disk(start, tmp_path):
+def test_reference_log_probabilities_are_of_the_start_model_and_kept_on_disk(start: Path, tmp_path: Path) -> None:
     trainer, rows = trainer_of("dpo", start, tmp_path, AlignConfig())
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float64)
     for row, kept in zip(rows, trainer.train_dataset, strict=True):
@@ -121,7 +121,7 @@ def test_reference_log_probabilities_are_of_the_start_model_and_kept_on_disk(sta
 
 
 @pytest.mark.parametrize("kind", ["rsft", "dpo"])
-def test_divergence_is_zero_at_the_start_and_exact_elsewhere(kind, start, tmp_path):
+def test_divergence_is_zero_at_the_start_and_exact_elsewhere(kind: Kind, start: Path, tmp_path: Path) -> None:
     _, rows = trainer_of(kind, start, tmp_path, AlignConfig())
     reference = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)

@@ -13,7 +13,7 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aqe.align.arguments import arguments
+from aqe.align.arguments import Kind, arguments
 from aqe.align.stage import train_stage
 from aqe.align.tokens import encode, save_tokens
 from aqe.align.trainers import build_trainer, trl_config
@@ -29,11 +29,10 @@ SETTINGS: dict[str, Any] = {
     "max_length": 64,
 }
 ROWS = {"rsft": 44, "dpo": 40}
+Run = tuple[dict[str, Any], pa.Table]  # statistics and curves
 
 
-def run(
-    kind: str, start: Path, root: Path, *, name: str | None = None, **settings: Any
-) -> tuple[dict[str, Any], pa.Table]:
+def run(kind: Kind, start: Path, root: Path, *, name: str | None = None, **settings: Any) -> Run:
     """Train one stage; returns its statistics and curves. The model lies in root/name/model."""
     out = root / (name or kind)
     stats = train_stage(
@@ -57,12 +56,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rsft(ray_cluster, root) -> tuple[dict[str, Any], pa.Table]:
+def rsft(ray_cluster: None, root: Path) -> Run:
     return run("rsft", root / "start", root)
 
 
 @pytest.fixture(scope="module")
-def dpo(rsft, root) -> tuple[dict[str, Any], pa.Table]:
+def dpo(rsft: Run, root: Path) -> Run:
     return run("dpo", root / "rsft/model", root)
 
 
@@ -72,7 +71,7 @@ def weights(path: Path) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
-def test_rsft_learns_and_leaves_a_plain_model(rsft, root):
+def test_rsft_learns_and_leaves_a_plain_model(rsft: Run, root: Path) -> None:
     stats, curves = rsft
     assert stats["rows"] == 44
     assert stats["steps"] == curves.num_rows == 12
@@ -94,13 +93,13 @@ def test_rsft_learns_and_leaves_a_plain_model(rsft, root):
     ]
 
 
-def test_learning_rate_warms_up_and_decays_as_configured(rsft):
+def test_learning_rate_warms_up_and_decays_as_configured(rsft: Run) -> None:
     rates = rsft[1]["learning_rate"].to_pylist()
     # 5 % of 12 steps, rounded up: one step of warm-up, then a straight line to zero after the last.
     assert rates == pytest.approx([0.0] + [5e-3 * (11 - i) / 11 for i in range(11)])
 
 
-def test_dpo_widens_the_margin_from_zero(dpo):
+def test_dpo_widens_the_margin_from_zero(dpo: Run) -> None:
     stats, curves = dpo
     assert curves["loss"][0].as_py() == pytest.approx(0.6931472, abs=1e-6)
     assert curves["reward_margin"][0].as_py() == pytest.approx(0, abs=1e-5)
@@ -111,7 +110,7 @@ def test_dpo_widens_the_margin_from_zero(dpo):
 
 
 @pytest.mark.parametrize("kind", ["rsft", "dpo"])
-def test_two_workers_train_as_one_process_does(kind, rsft, dpo, root, tmp_path):
+def test_two_workers_train_as_one_process_does(kind: Kind, rsft: Run, dpo: Run, root: Path, tmp_path: Path) -> None:
     """ZeRO-2, two workers, accumulation: the same losses as plain TRL with the whole batch in one process."""
     start = root / ("start" if kind == "rsft" else "rsft/model")
     config = AlignConfig.model_validate(SETTINGS)
@@ -134,7 +133,7 @@ def test_two_workers_train_as_one_process_does(kind, rsft, dpo, root, tmp_path):
     assert together == pytest.approx(alone, rel=1e-4)
 
 
-def test_a_finished_stage_is_not_trained_again(rsft, root):
+def test_a_finished_stage_is_not_trained_again(rsft: Run, root: Path) -> None:
     began = time.time()
     stats, _ = run("rsft", root / "start", root)
     assert stats == rsft[0]
@@ -171,7 +170,7 @@ def assert_same(left: pa.Table, right: pa.Table) -> None:
         assert left[name].to_pylist() == pytest.approx(right[name].to_pylist(), rel=1e-6)
 
 
-def test_a_killed_worker_changes_nothing(rsft, root):
+def test_a_killed_worker_changes_nothing(rsft: Run, root: Path) -> None:
     killer = Killer(root / "killed/storage")
     killer.start()
     stats, curves = run("rsft", root / "start", root, name="killed")
@@ -182,7 +181,7 @@ def test_a_killed_worker_changes_nothing(rsft, root):
 
 
 @pytest.mark.slow
-def test_the_same_call_resumes_after_the_whole_run_died(dpo, root):
+def test_the_same_call_resumes_after_the_whole_run_died(dpo: Run, root: Path) -> None:
     """Also DPO: the reference stays the start model, whatever was trained before."""
     killer = Killer(root / "died/storage")
     killer.start()
@@ -198,7 +197,7 @@ def test_the_same_call_resumes_after_the_whole_run_died(dpo, root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 1, 3])
-def test_every_zero_stage_trains_alike(zero_stage, dpo, root):
+def test_every_zero_stage_trains_alike(zero_stage: int, dpo: Run, root: Path) -> None:
     stats, curves = run("dpo", root / "rsft/model", root, name=f"zero{zero_stage}", zero_stage=zero_stage)
     assert curves["loss"].to_pylist() == pytest.approx(dpo[1]["loss"].to_pylist(), rel=1e-4)
     assert torch.allclose(weights(root / f"zero{zero_stage}/model"), weights(root / "dpo/model"), rtol=1e-3, atol=1e-5)
@@ -207,7 +206,7 @@ def test_every_zero_stage_trains_alike(zero_stage, dpo, root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "zero_stage"), [("rsft", 2), ("dpo", 3)])
-def test_lora_is_merged_into_a_plain_model(kind, zero_stage, rsft, root):
+def test_lora_is_merged_into_a_plain_model(kind: Kind, zero_stage: int, rsft: Run, root: Path) -> None:
     start = root / ("start" if kind == "rsft" else "rsft/model")
     name = f"lora_{kind}"
     stats, _ = run(kind, start, root, name=name, zero_stage=zero_stage, lora={"r": 4, "alpha": 8})

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -13,11 +14,11 @@ from tests.align_tools import dpo_rows, make_model, rsft_rows
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> AutoTokenizer:
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return AutoTokenizer.from_pretrained(make_model(tmp_path_factory.mktemp("model")))
 
 
-def test_prompt_and_completion_are_tokenised_apart(tokenizer):
+def test_prompt_and_completion_are_tokenised_apart(tokenizer: Any) -> None:
     rows = rsft_rows(4)
     kept, dead = encode("rsft", records.table(rows, records.RSFT), tokenizer, 64)
     assert dead.num_rows == 0
@@ -29,7 +30,7 @@ def test_prompt_and_completion_are_tokenised_apart(tokenizer):
         assert ids["labels"] == [IGNORED] * len(prompt) + completion + end
 
 
-def test_the_boundary_is_not_merged_away(tokenizer):
+def test_the_boundary_is_not_merged_away(tokenizer: Any) -> None:
     """A word split between prompt and completion stays split, as decoding produced it."""
     row = {**rsft_rows(1)[0], "prompt": "auth", "completion": "or", "finished": False}
     kept, _ = encode("rsft", records.table([row], records.RSFT), tokenizer, 64)
@@ -37,7 +38,7 @@ def test_the_boundary_is_not_merged_away(tokenizer):
     assert tokenizer.decode(kept[0]["input_ids"]) == "author"
 
 
-def test_end_of_text_is_learned_only_where_the_candidate_ended(tokenizer):
+def test_end_of_text_is_learned_only_where_the_candidate_ended(tokenizer: Any) -> None:
     rows = dpo_rows(12)
     kept, _ = encode("dpo", records.table(rows, records.DPO), tokenizer, 64)
     for row, ids in zip(rows, kept, strict=True):
@@ -46,7 +47,7 @@ def test_end_of_text_is_learned_only_where_the_candidate_ended(tokenizer):
         assert tokenizer.eos_token_id not in ids["prompt_ids"]
 
 
-def test_empty_completion_that_finished_is_the_end_of_text_alone(tokenizer):
+def test_empty_completion_that_finished_is_the_end_of_text_alone(tokenizer: Any) -> None:
     row = {**rsft_rows(1)[0], "completion": "", "finished": True}
     kept, dead = encode("rsft", records.table([row], records.RSFT), tokenizer, 64)
     assert dead.num_rows == 0
@@ -62,7 +63,9 @@ def test_empty_completion_that_finished_is_the_end_of_text_alone(tokenizer):
         ({"completion": " author" * 100}, "more than align.max_length (64)"),
     ],
 )
-def test_rows_that_cannot_be_trained_on_are_dead_letters_never_cut(tokenizer, change, reason):
+def test_rows_that_cannot_be_trained_on_are_dead_letters_never_cut(
+    tokenizer: Any, change: dict[str, Any], reason: str
+) -> None:
     good = rsft_rows(2)
     bad = {**good[0], "qid": "bad", **change}
     kept, dead = encode("rsft", records.table([good[0], bad, good[1]], records.RSFT), tokenizer, 64)
@@ -73,7 +76,7 @@ def test_rows_that_cannot_be_trained_on_are_dead_letters_never_cut(tokenizer, ch
     assert json.loads(letter["row"])["qid"] == "bad"
 
 
-def test_the_longest_row_that_fits_is_kept_whole(tokenizer):
+def test_the_longest_row_that_fits_is_kept_whole(tokenizer: Any) -> None:
     rows = rsft_rows(1)
     table = records.table(rows, records.RSFT)
     length = len(encode("rsft", table, tokenizer, 999)[0][0]["input_ids"])
@@ -81,7 +84,7 @@ def test_the_longest_row_that_fits_is_kept_whole(tokenizer):
     assert encode("rsft", table, tokenizer, length - 1)[1].num_rows == 1
 
 
-def test_missing_column_and_missing_end_of_text_are_named(tokenizer):
+def test_missing_column_and_missing_end_of_text_are_named(tokenizer: Any) -> None:
     with pytest.raises(InputError, match=r"missing column.*finished"):
         encode("rsft", records.table(rsft_rows(1), records.RSFT).drop_columns("finished"), tokenizer, 64)
 
@@ -92,7 +95,7 @@ def test_missing_column_and_missing_end_of_text_are_named(tokenizer):
         encode("rsft", records.table(rsft_rows(1), records.RSFT), NoEnd(), 64)
 
 
-def test_tokens_on_disk_are_left_alone_by_a_second_run(tmp_path: Path):
+def test_tokens_on_disk_are_left_alone_by_a_second_run(tmp_path: Path) -> None:
     from datasets import load_from_disk
 
     save_tokens([{"input_ids": [1, 2], "labels": [IGNORED, 2]}], tmp_path / "tokens")
