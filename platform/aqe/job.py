@@ -79,7 +79,8 @@ def connect() -> None:
     if not os.environ.get("RAY_ADDRESS"):
         options |= {
             "address": "local",
-            "include_dashboard": False,
+            # Ray Train asks the dashboard whether its controller lives, and says each second that nobody answers.
+            "include_dashboard": True,
             "runtime_env": {"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), **QUIET}},
         }
     ray.init(**options)

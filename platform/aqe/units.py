@@ -25,6 +25,9 @@ from aqe.records import DEAD_LETTERS, table
 
 Row = Mapping[str, Any]
 
+#: Counts that are shown as rates.
+RATED = ("tokens", "candidates", "ranks")
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -126,20 +129,18 @@ def run_units(
         for done in _execute(stage, out, todo, schema, make, args, pool):
             made = json.loads(done["counts"])
             counts.update(made)
-            progress.update(
-                done["queries"], **{k: v for k, v in made.items() if k in ("tokens", "candidates", "ranks")}
-            )
+            progress.update(done["queries"], **{k: v for k, v in made.items() if k in RATED})
             dead += done["dead"]
             if dead > max_dead_share * total:
                 raise DeadLetterError(_too_many(stage, out, dead, total, max_dead_share))
-    rates = {
-        f"{k}_per_second": round(v / progress.seconds, 2)
-        for k, v in counts.items()
-        if not before and todo and k != "busy_seconds"
-    }
+    # A resumed run has seen only a part of the work: it measures no rate.
+    made = {} if before or not todo else {kind: counts[kind] for kind in RATED if kind in counts}
+    rates = {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in made.items()}
+    hours = counts["busy_seconds"] / 3600
     return {
         "rows_in": total,
         "dead": dead,
+        "worker_hours_per_1000_queries": round(1000 * hours / max(total, 1), 4),
         **{k: round(v, 3) for k, v in counts.items()},
         **rates,
         "workers": pool.size,

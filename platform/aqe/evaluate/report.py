@@ -47,6 +47,8 @@ class ReportContext:
     """PNG files made elsewhere (training curves) with their captions."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     preferences: Mapping[str, Any] = field(default_factory=dict)
+    alignment: Mapping[str, Any] = field(default_factory=dict)
+    """What training measured, by model."""
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     """Rows that could not be processed, by stage."""
     paths: Mapping[str, Any] = field(default_factory=dict)
@@ -192,6 +194,7 @@ def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) 
             ("Settings that differ from the defaults", flatten(context.settings)),
             ("Candidates", flatten(context.sampling)),
             ("Preferences", flatten(context.preferences)),
+            ("Alignment", flatten(context.alignment)),
             ("Dead letters (rows that could not be processed)", flatten(context.dead_letters)),
             ("Where things lie", flatten(context.paths)),
         ],

@@ -239,11 +239,19 @@ def _context(
             "chosen on dev": choices,
         },
         preferences={k: v for k, v in pipeline.preferences.stats.items() if k != "wall_seconds"},
+        alignment={name: _training(pipeline.model(name)) for name in config.models},
         dead_letters={a.manifest["stage"]: int(a.stats.get("dead", a.stats.get("dead_rows", 0))) for a in artifacts},
         paths={name: str(pipeline.model(name).path / "model") for name in config.models},
         next_steps=next_steps(pipeline),
         docs=_passages(pipeline, queries),
     )
+
+
+def _training(model: Artifact) -> dict[str, Any]:
+    """Of a model's last stage: how far it moved. KL (nats a token) is exact over the vocabulary, on chosen texts."""
+    shown = ("rows", "steps", "first_loss", "last_loss", "last_reward_margin", "last_reward_accuracy", "kl_per_token")
+    moved = ("logp_change", "logp_change_chosen", "logp_change_rejected", "tokens_per_second")
+    return {key: model.stats[key] for key in (*shown, *moved) if key in model.stats}
 
 
 def _stage_row(artifact: Artifact) -> dict[str, Any]:
@@ -253,7 +261,9 @@ def _stage_row(artifact: Artifact) -> dict[str, Any]:
         for k in ("passages", "judged", "candidates", "ranks", "rsft_rows", "dpo_pairs", "rows", "steps")
         if k in stats
     }
-    rates = {k.removesuffix("_per_second"): v for k, v in stats.items() if k.endswith("_per_second")}
+    rates = {k.replace("_per_second", "/s"): v for k, v in stats.items() if k.endswith("_per_second")}
+    if "worker_hours_per_1000_queries" in stats:
+        rates["worker hours per 1,000 queries"] = stats["worker_hours_per_1000_queries"]
     return {"stage": artifact.manifest["stage"], "seconds": stats["wall_seconds"], "counts": counts, "rates": rates}
 
 
