@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 from ray import serve
 
+from aqe.errors import AqeError
 from aqe.expand.expander import Expander
 
 api = FastAPI(title="aqe", description="One expansion of a search query, from a model aligned with BM25's ranks.")
@@ -46,7 +47,10 @@ class ExpanderService:
     @api.post("/v1/expand")
     def expand(self, request: ExpandRequest) -> ExpandResponse:
         """One greedy expansion."""
-        made = self._expander.expand(request.query)
+        try:
+            made = self._expander.expand(request.query)
+        except AqeError as error:
+            raise HTTPException(422, str(error)) from None
         return ExpandResponse(
             query=made.query,
             expansion=made.text,

@@ -5,6 +5,7 @@ usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set 
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,12 @@ NEEDS = {
     "quickstart": "about 90 minutes on 2 cores, 10 GB of memory, 3 GB of disk below runs/; interrupted, it resumes",
     "wiki_small": "about 60 minutes on 2 cores, 10 GB of memory, 4 GB of disk below runs/; interrupted, it resumes",
 }
+
+#: What Ray says around a job's own lines.
+NOISE = (
+    *("INFO packaging.py", "INFO cli.py", "SUCC cli.py", "INFO sdk.py", "INFO job_manager.py", "INFO dashboard_sdk.py"),
+    *("logging.cc:", "Running entrypoint for job", "PlacementGroupCleaner", "Tailing logs until"),
+)
 
 
 def main() -> int:
@@ -44,6 +51,8 @@ def main() -> int:
         free = shutil.disk_usage(Path.cwd()).free / 1e9
         print(f"{args.config}: {NEEDS[args.config]} ({free:.0f} GB free here)", flush=True)
     print("Starting a Ray on this machine ...", flush=True)
+    # Ended from outside, it ends its Ray too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
     with ray_head() as head:
         print(
@@ -79,9 +88,7 @@ def _follow(command: list[str], env: dict[str, str]) -> int:
 
 
 def _is_noise(line: str) -> bool:
-    return any(
-        text in line for text in ("Failed to query Ray Train Controller", "Tailing logs until", "PlacementGroupCleaner")
-    )
+    return any(text in line for text in NOISE)
 
 
 if __name__ == "__main__":
