@@ -1,4 +1,4 @@
-"""Preferences -> aligned models: RSFT, DPO, RSFT then DPO."""
+"""Preferences -> an aligned model, by the stages that `align.stages` names: [rsft, dpo], or either alone."""
 
 from aqe.job import main
 from aqe.observe.progress import say
@@ -6,12 +6,11 @@ from aqe.pipeline import Pipeline
 
 
 def align_model(pipeline: Pipeline) -> None:
-    """Preferences -> aligned models: RSFT, DPO, RSFT then DPO."""
-    for name in pipeline.config.models:
-        model = pipeline.model(name)
-        stats = model.stats
-        say(f"{name}: loss {stats['first_loss']:.4f} -> {stats['last_loss']:.4f} in {stats['steps']} steps")
-        say(f"{' ' * len(name)}  {model.path / 'model'}")
+    """Preferences -> an aligned model, by the stages that `align.stages` names: [rsft, dpo], or either alone."""
+    model = pipeline.model("_".join(pipeline.config.align.stages))
+    for name, value in model.stats.items():
+        say(f"{name:24} {value}")
+    say(str(model.path / "model"))
 
 
 if __name__ == "__main__":

@@ -43,10 +43,6 @@ def test_what_cannot_work_is_named(settings: dict[str, Any], message: str) -> No
         check_align(AlignConfig.model_validate(settings))
 
 
-def test_a_stage_that_does_not_run_is_not_checked() -> None:
-    check_align(AlignConfig.model_validate({"stages": ["rsft"], "dpo": {"loss_type": "sigmod"}}))
-
-
 def test_our_list_of_losses_is_trls() -> None:
     source = inspect.getsource(DPOTrainer._compute_loss)
     assert set(DPO_LOSSES) == {

@@ -33,7 +33,7 @@ from aqe.config.data import IndexConfig
 from aqe.index.lucene import build_index
 from aqe.rank.lucene import LuceneRanker
 out = Path(sys.argv[1])
-stats = build_index(out, out / "data", IndexConfig(), 2, lambda line: None)
+stats = build_index(out, out / "data", IndexConfig(threads=2), lambda line: None)
 ranker = LuceneRanker(out / "lucene", IndexConfig())
 answers = []
 for task in json.loads((out / "tasks.json").read_text()):

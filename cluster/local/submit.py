@@ -24,7 +24,8 @@ NEEDS = {
 #: What Ray says around a job's own lines.
 NOISE = (
     *("INFO packaging.py", "INFO cli.py", "SUCC cli.py", "INFO sdk.py", "INFO job_manager.py", "INFO dashboard_sdk.py"),
-    *("logging.cc:", "Running entrypoint for job", "PlacementGroupCleaner", "Tailing logs until"),
+    *("logging.cc:", "core_worker.cc", "Running entrypoint for job", "PlacementGroupCleaner", "Tailing logs until"),
+    "Gradient accumulation steps mismatch",
 )
 
 

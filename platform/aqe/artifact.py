@@ -139,6 +139,8 @@ def make(
     path.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / f".{path.name}.lock", timeout=0):
+            if (path / MANIFEST).exists():  # Another process ended between the look above and the lock.
+                return load(path)
             started = time.time()
             stats = build(path)
             manifest = {

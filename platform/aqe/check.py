@@ -6,7 +6,8 @@ from aqe.align.check import check_align
 from aqe.base_model import check_model
 from aqe.config.data import FileCorpus, FileQueries
 from aqe.config.pipeline import PipelineConfig
-from aqe.errors import InputError
+from aqe.config.sample import PromptConfig
+from aqe.errors import ConfigError, InputError
 from aqe.index.jvm import anserini_jar, java_home
 from aqe.sample.engine import choose_engine
 from aqe.sample.prompts import resolve
@@ -26,11 +27,27 @@ def check(config: PipelineConfig) -> None:
             check_packages()
     for prompt in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts):
         resolve(prompt)
+    _fits(config)
     java_home()
     anserini_jar()
     choose_engine(config.engine, use_gpu=True)
     check_model(config.model)
     check_align(config.align)
+
+
+def _fits(config: PipelineConfig) -> None:
+    """Numbers that cannot work together."""
+    longest = max(config.sample.max_tokens, config.evaluate.max_tokens or 0)
+    if longest >= config.engine.max_model_len:
+        raise ConfigError(
+            f"max_tokens is {longest}; engine.max_model_len ({config.engine.max_model_len}) must hold the prompt too. "
+            "Raise engine.max_model_len or lower sample.max_tokens."
+        )
+    prompts = [resolve(p) for p in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)]
+    named: dict[str, PromptConfig] = {}
+    for prompt in prompts:
+        if named.setdefault(prompt.name, prompt) != prompt:
+            raise ConfigError(f"two different prompts are named {prompt.name!r}; give each a name of its own")
 
 
 def _exists(key: str, path: Path) -> None:

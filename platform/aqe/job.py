@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aqe.config.pipeline import load_config
-from aqe.errors import AqeError
+from aqe.errors import AqeError, ConfigError
 from aqe.observe.progress import duration, say
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ SOURCE_ROOT = Path(__file__).parents[1]
 #: Progress is said by the stages, one line each ten seconds. What the libraries say beside it stays in Ray's log files.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -50,6 +49,11 @@ def main(job: Callable[["Pipeline"], None]) -> None:
             # DeepSpeed finds this out too, with a warning in every process.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         try:
+            if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and base_dir is None:
+                raise ConfigError(
+                    "inside `ray job submit` the working directory is a copy that vanishes with the job. Say where "
+                    "relative paths, runs/ among them, are to lie: --base-dir /a/directory/that/all/nodes/share"
+                )
             settings = load_config(config, set_, base_dir)
             from aqe.check import check
 
@@ -58,8 +62,12 @@ def main(job: Callable[["Pipeline"], None]) -> None:
             from aqe.pipeline import Pipeline
 
             job(Pipeline(settings))
-        except AqeError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        except Exception as error:
+            # An error of a Ray task carries the one that it was raised for.
+            cause = getattr(error, "cause", error)
+            if not isinstance(cause, AqeError):
+                raise
+            print(f"{type(cause).__name__}: {cause}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         say(f"done in {duration(time.monotonic() - started)}")
 

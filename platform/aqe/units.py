@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import ray.data
 
@@ -86,12 +87,17 @@ class _Actor:
         return counts_row
 
 
-def _done(out: Path) -> dict[str, dict[str, Any]]:
-    """Names of finished units and what they counted. Units with dead letters are tried again."""
+def _done(out: Path, units: Sequence[Unit]) -> dict[str, dict[str, Any]]:
+    """Names of finished units and what they counted.
+
+    Units with dead letters are tried again; files of units that were cut otherwise are removed, or their rows would be
+    there twice.
+    """
+    names = {unit.name for unit in units}
     found = {}
     for path in sorted((out / "data").glob("*.parquet")):
-        counts = json.loads(pa.parquet.read_schema(path).metadata[b"aqe"])
-        if counts["dead"]:
+        counts = json.loads(pq.read_schema(path).metadata[b"aqe"])
+        if counts["dead"] or path.stem not in names:
             (out / "dead_letters" / path.name).unlink(missing_ok=True)
             path.unlink()
         else:
@@ -117,7 +123,7 @@ def run_units(
     Returns counts and rates. Raises DeadLetterError when more than `max_dead_share` of the rows could not be
     processed: as soon as that is certain, keeping the finished units for a rerun.
     """
-    before = _done(out)
+    before = _done(out, units)
     todo = [unit for unit in units if unit.name not in before]
     total = sum(len(unit.rows) for unit in units)
     progress = Progress(stage, total, noun, say, already=total - sum(len(unit.rows) for unit in todo))
@@ -131,8 +137,7 @@ def run_units(
             counts.update(made)
             progress.update(done["queries"], **{k: v for k, v in made.items() if k in RATED})
             dead += done["dead"]
-            if dead > max_dead_share * total:
-                raise DeadLetterError(_too_many(stage, out, dead, total, max_dead_share))
+            check_dead(stage, out / "dead_letters", dead, total, max_dead_share)
     # A resumed run has seen only a part of the work: it measures no rate.
     made = {} if before or not todo else {kind: counts[kind] for kind in RATED if kind in counts}
     rates = {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in made.items()}
@@ -168,10 +173,13 @@ def _execute(
     return dataset.iter_rows()
 
 
-def _too_many(stage: str, out: Path, dead: int, total: int, allowed: float) -> str:
-    reasons = Counter(read_parquet(out / "dead_letters").column("reason").to_pylist())
+def check_dead(stage: str, letters: Path, dead: int, total: int, allowed: float) -> None:
+    """DeadLetterError when more than the share `allowed` of `total` rows is in the dead letters at `letters`."""
+    if dead <= allowed * total:
+        return
+    reasons = Counter(read_parquet(letters).column("reason").to_pylist())
     common = "; ".join(f"{n} x {why}" for why, n in reasons.most_common(3))
-    return (
+    raise DeadLetterError(
         f"{stage}: {dead} of {total} rows could not be processed, more than max_dead_share = {allowed:g}. "
-        f"Reasons: {common}. All are in {out / 'dead_letters'}. Mend the cause and run again: finished units are kept."
+        f"Reasons: {common}. All are in {letters}. Mend the cause and run again: what is finished is kept."
     )

@@ -31,7 +31,8 @@ SFT_LOSSES = ["nll", "dft"]
 
 def check_align(config: AlignConfig) -> None:
     """Raise ConfigError for settings that TRL would refuse, or that AQE sets itself, naming what to set instead."""
-    for kind in config.stages:
+    kinds: tuple[Kind, ...] = ("rsft", "dpo")
+    for kind in kinds:
         _check_fields(kind, config)
         _check_loss(kind, config)
         if config.workers is not None:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from aqe.config.base import Config
 from aqe.config.sample import PromptConfig
@@ -17,7 +17,7 @@ class EvaluateConfig(Config):
     """Token limit of greedy expansions; null means that of `sample`."""
     zero_shot_prompts: tuple[str | PromptConfig, ...] = ()
     """Prompts tried for `zero_shot_best`, beside `prompt` and `sample.prompt`; the best on dev is taken."""
-    cut_words: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)
+    cut_words: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4, 6, 8, 12), min_length=1)
     """Lengths tried for `zero_shot_cut`; the best on dev is taken."""
     oracle_queries: int | None = Field(default=None, ge=0)
     """Test queries of the best-of-n oracle; null means all. Its row says how many."""

@@ -1,8 +1,8 @@
 """The whole configuration, and how it is read: defaults, then a preset or file, then `--set key.path=value`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -16,6 +16,14 @@ from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
 from aqe.errors import ConfigError
 
 PRESETS = Path(__file__).parents[3] / "jobs" / "presets"
+
+
+#: The stages of each model's alignment.
+STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {
+    "rsft": ("rsft",),
+    "dpo": ("dpo",),
+    "rsft_dpo": ("rsft", "dpo"),
+}
 
 
 class PipelineConfig(Config):
@@ -36,17 +44,21 @@ class PipelineConfig(Config):
     prefer: PreferConfig = PreferConfig()
     align: AlignConfig = AlignConfig()
     models: tuple[str, ...] = ("rsft", "dpo", "rsft_dpo")
-    """Aligned models to train and compare."""
+    """Aligned models that run_pipeline trains and compares; align_model makes that of `align.stages`."""
     evaluate: EvaluateConfig = EvaluateConfig()
     max_dead_share: float = Field(default=0.01, ge=0, le=1)
     """A stage fails when more than this share of its rows could not be processed."""
 
     @model_validator(mode="after")
     def _fits(self) -> "PipelineConfig":
-        unknown = [m for m in self.models if m not in {"rsft", "dpo", "rsft_dpo"}]
+        unknown = [m for m in self.models if m not in STAGES]
         if unknown or not self.models:
-            raise ValueError(f"`models` is {list(self.models)}; it can name rsft, dpo and rsft_dpo")
-        if any("dpo" in m for m in self.models) and self.sample.num_samples < 2 and not self.prefer.include_plain:
+            raise ValueError(f"`models` is {list(self.models)}; it can name {', '.join(STAGES)}")
+        if (
+            any("dpo" in STAGES[m] for m in self.models)
+            and self.sample.num_samples < 2
+            and not self.prefer.include_plain
+        ):
             raise ValueError(
                 "DPO needs two candidates of a query to compare, but sample.num_samples is "
                 f"{self.sample.num_samples}. Set it to 2 or more (the paper's is 50), or models: [rsft]."

@@ -5,7 +5,6 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from aqe.config.pipeline import PipelineConfig
 
@@ -44,7 +43,7 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Table rows of a model's keys, nested ones below their parent."""
     for key, field in model.model_fields.items():
         nested = _models(field.annotation)
-        default = "required" if field.default is PydanticUndefined else field.default
+        default = "required" if field.is_required() else field.get_default(call_default_factory=True)
         shown = "" if isinstance(default, BaseModel) else f"`{str(default).replace('|', '/')}`"
         about = " ".join((field.description or "").split())
         kind = " or ".join(m.__name__ for m in nested) if nested else _name(field.annotation)

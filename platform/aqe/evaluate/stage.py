@@ -11,6 +11,7 @@ import pyarrow as pa
 from aqe.align.curves import plot_curves
 from aqe.align.export import write_model_card
 from aqe.artifact import Artifact, digest, read_parquet
+from aqe.config.pipeline import STAGES
 from aqe.evaluate.baselines import Choice, choose_cut, choose_prompt, expansions
 from aqe.evaluate.compare import System, evaluate
 from aqe.evaluate.console import console_examples, console_table
@@ -19,7 +20,7 @@ from aqe.evaluate.measures import ndcg_at_10
 from aqe.evaluate.report import ReportContext, write_report
 from aqe.evaluate.retrieve import retrieve
 from aqe.evaluate.runs import write_qrels, write_run
-from aqe.pipeline import STAGES, Pipeline
+from aqe.pipeline import Pipeline
 from aqe.prefer.candidates import join
 from aqe.rank.stage import ranker_pool
 from aqe.sample.prompts import render, resolve
@@ -78,7 +79,11 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
     report = pipeline.make(
         "report",
         config={**config.evaluate.model_dump(mode="json"), "run": config.name},
-        inputs={**found, "models": digest([pipeline.model(m).fingerprint for m in config.models])},
+        inputs={
+            **found,
+            "choices": digest(choices),
+            "models": digest([pipeline.model(m).fingerprint for m in config.models]),
+        },
         packages=("scipy", "ir-measures"),
         build=build,
     )
@@ -240,11 +245,16 @@ def _context(
         },
         preferences={k: v for k, v in pipeline.preferences.stats.items() if k != "wall_seconds"},
         alignment={name: _training(pipeline.model(name)) for name in config.models},
-        dead_letters={a.manifest["stage"]: int(a.stats.get("dead", a.stats.get("dead_rows", 0))) for a in artifacts},
+        dead_letters={a.manifest["stage"]: _dead(a) for a in artifacts},
         paths={name: str(pipeline.model(name).path / "model") for name in config.models},
         next_steps=next_steps(pipeline),
         docs=_passages(pipeline, queries),
     )
+
+
+def _dead(artifact: Artifact) -> int:
+    """Rows of a stage that could not be processed, whatever the stage calls them."""
+    return sum(int(artifact.stats.get(name, 0)) for name in ("dead", "dead_rows", "unknown_positives"))
 
 
 def _training(model: Artifact) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A model that expands queries: the one piece that jobs, the server and PyTerrier share."""
+"""A model that expands queries: for people, the server and search pipelines."""
 
 import os
 import time

@@ -1,5 +1,6 @@
 """The Lucene index: built by Anserini through Pyserini, opened for exact scoring."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,22 +24,23 @@ def _batches(corpus: Path) -> Iterator[pa.RecordBatch]:
         yield from pq.ParquetFile(path).iter_batches(BATCH)
 
 
-def build_index(out: Path, corpus: Path, config: IndexConfig, threads: int, say: Say) -> dict[str, Any]:
+def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[str, Any]:
     """Index the passages (title, newline, text) of the Parquet files in `corpus` into `out`/lucene.
 
     Runs in this process, which gets a JVM. Returns passages, seconds and bytes. An index that an interrupted run
-    left is made anew. Raises InputError when the analyzer's language is unknown or the corpus is empty.
+    left is made anew. Raises InputError when the corpus is empty or the analyzer's language is unknown (Anserini would
+    take English in silence).
     """
     total = sum(pq.ParquetFile(p).metadata.num_rows for p in corpus.glob("*.parquet"))
     if total == 0:
         raise InputError(f"{corpus} holds no passage to index")
     target = out / "lucene"
     shutil.rmtree(target, ignore_errors=True)
-    jvm.start(config.jvm_heap)
+    analyzer(jvm.start(config.jvm_heap), config.language)
     from pyserini.index.lucene import LuceneIndexer
 
     args = ["-index", str(target), "-language", config.language, "-memoryBuffer", "256"]
-    indexer = LuceneIndexer(args=args, threads=threads)
+    indexer = LuceneIndexer(args=args, threads=config.threads or os.cpu_count() or 1)
     progress = Progress("build_index", total, "passages", say)
     started = time.perf_counter()
     for batch in _batches(corpus):
@@ -56,3 +58,13 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, threads: int, say:
         "seconds": round(time.perf_counter() - started, 2),
         "bytes": sum(p.stat().st_size for p in target.rglob("*") if p.is_file()),
     }
+
+
+def analyzer(java: Any, language: str) -> Any:
+    """The analyzer that the index was built with."""
+    if language == "en":
+        return java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+    name = java("io.anserini.analysis.AnalyzerMap").analyzerMap.get(language)
+    if name is None:
+        raise InputError(f"index.language {language!r}: Anserini has no analyzer for it")
+    return java(name)()

@@ -30,7 +30,6 @@ class Progress:
         self._already, self._done = already, 0
         self._counts: Counter[str] = Counter()
         self._started = self._last = time.monotonic()
-        self._first: float | None = None
         if already:
             say(f"{stage}: {already} of {total} {noun} were done before")
 

@@ -31,6 +31,11 @@ class Judged:
     plain_rank: int
     candidates: tuple[Candidate, ...]
 
+    @property
+    def sampled(self) -> list[Candidate]:
+        """What the model wrote: without the plain query."""
+        return [c for c in self.candidates if c.sample_idx != PLAIN]
+
     def best_first(self) -> list[Candidate]:
         """By rank; equals by log-probability per token, the likelier first; then by sample_idx."""
         return sorted(self.candidates, key=lambda c: (c.rank, -c.logprob_per_token, c.sample_idx))

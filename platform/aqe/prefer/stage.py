@@ -30,7 +30,7 @@ def build_preferences(
     judged_all: list[Judged] = []
     for judged in join(prompts, samples, ranks, config):
         judged_all.append(judged)
-        texts[judged.qid] = [c.expansion for c in judged.candidates]
+        texts[judged.qid] = [c.expansion for c in judged.sampled]
         if (row := rsft_row(judged, config)) is not None:
             rsft.append(row)
         dpo += dpo_rows(judged, config)
@@ -60,8 +60,8 @@ def _gain(judged: list[Judged]) -> dict[str, float]:
     if not judged:
         return dict.fromkeys(("plain_mrr", "candidate_mrr", "best_mrr", "best_beats_plain"), float("nan"))
     plain = np.array([j.plain_rank for j in judged])
-    best = np.array([min(c.rank for c in j.candidates) for j in judged])
-    mean = np.array([np.mean([1 / c.rank for c in j.candidates]) for j in judged])
+    best = np.array([min(c.rank for c in j.sampled) for j in judged])
+    mean = np.array([np.mean([1 / c.rank for c in j.sampled]) for j in judged])
     return {
         "plain_mrr": round(float((1 / plain).mean()), 5),
         "candidate_mrr": round(float(mean.mean()), 5),

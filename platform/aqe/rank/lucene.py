@@ -17,6 +17,7 @@ import numpy as np
 from aqe.config.data import IndexConfig
 from aqe.errors import ArtifactError, InputError
 from aqe.index import jvm
+from aqe.index.lucene import analyzer
 from aqe.rank.ranker import GoldRank, Hit
 
 #: Anserini's names for the indexed text and the docid.
@@ -54,7 +55,7 @@ class LuceneRanker:
         self._searcher.setQueryCache(None)
         self._leaves = list(self._reader.leaves())
         self._bases = [leaf.docBase for leaf in self._leaves]
-        self._analyzer = _analyzer(java, config.language)
+        self._analyzer = analyzer(java, config.language)
         # Anserini's own: a term that occurs n times becomes one clause with boost n.
         self._words = java("io.anserini.search.query.BagOfWordsQueryGenerator")()
         self._documents: dict[str, int] = {}
@@ -144,13 +145,3 @@ class LuceneRanker:
 def _java_float(score: float) -> str:
     """FunctionRangeQuery takes its bounds as text, which Java reads back to the same float32."""
     return np.format_float_positional(np.float32(score), unique=True, trim="0")
-
-
-def _analyzer(java: Any, language: str) -> Any:
-    """The analyzer that the index was built with."""
-    if language == "en":
-        return java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
-    name = java("io.anserini.analysis.AnalyzerMap").analyzerMap.get(language)
-    if name is None:
-        raise InputError(f"index.language {language!r}: Anserini has no analyzer for it")
-    return java(name)()

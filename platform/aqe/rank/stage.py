@@ -29,7 +29,7 @@ def make_ranker(config: RankConfig, index: Path, index_config: IndexConfig) -> R
 
 
 class RankWorker:
-    """Ranks a unit of queries, each with all its candidates; with `depth`, writes result lists too."""
+    """Ranks a unit of queries, each with all its candidates."""
 
     def __init__(self, config: RankConfig, index: Path, index_config: IndexConfig, stage: str) -> None:
         self._ranker = make_ranker(config, index, index_config)
@@ -67,23 +67,22 @@ class RankWorker:
         return made
 
 
-def rank_rows(queries: pa.Table, qrels: pa.Table, samples: pa.Table | None) -> list[dict[str, Any]]:
+def rank_rows(queries: pa.Table, qrels: pa.Table, samples: pa.Table) -> list[dict[str, Any]]:
     """One row a query that has a relevant passage: text, candidates, relevant passages; in the queries' order."""
     relevant: dict[str, list[str]] = {}
     for qid, docid, grade in zip(*(qrels[c].to_pylist() for c in ("qid", "docid", "relevance")), strict=True):
         if grade > 0:
             relevant.setdefault(qid, []).append(docid)
     candidates: dict[str, tuple[list[int], list[str]]] = {}
-    if samples is not None:
-        for qid, i, text in zip(*(samples[c].to_pylist() for c in ("qid", "sample_idx", "expansion")), strict=True):
-            indices, texts = candidates.setdefault(qid, ([], []))
-            indices.append(i)
-            texts.append(text)
+    for qid, i, text in zip(*(samples[c].to_pylist() for c in ("qid", "sample_idx", "expansion")), strict=True):
+        indices, texts = candidates.setdefault(qid, ([], []))
+        indices.append(i)
+        texts.append(text)
     rows = []
     for qid, text in zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True):
         # A query whose sampling failed is in the dead letters of that stage; it has nothing to rank.
-        if qid in relevant and (samples is None or qid in candidates):
-            indices, texts = candidates.get(qid, ([], []))
+        if qid in relevant and qid in candidates:
+            indices, texts = candidates[qid]
             row = {"qid": qid, "query": text, "sample_idx": indices, "expansions": texts, "relevant": relevant[qid]}
             rows.append(row)
     return rows

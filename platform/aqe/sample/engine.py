@@ -71,7 +71,7 @@ def choose_engine(config: EngineConfig, use_gpu: bool) -> Literal["vllm", "trans
         )
     if config.name != "auto":
         return config.name
-    # The GPU build does not run without a GPU; the CPU build carries this compiled module.
+    # The GPU build does not run without a GPU.
     supported = installed and (use_gpu or _cpu_build())
     return "vllm" if supported else "transformers"
 
