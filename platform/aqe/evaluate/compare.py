@@ -43,6 +43,8 @@ class System:
     expansions: list[str] | None = None
     index: NDArray[np.int64] | None = None
     seconds_per_query: float | None = None
+    search_ms: NDArray[np.float32] | None = None
+    """Search of each query, in its order; `seconds_per_query` has the mean of it and of generation in batches."""
     note: str = ""
 
     def positions(self, total: int) -> NDArray[np.int64]:

@@ -135,6 +135,7 @@ def per_query_table(queries: pa.Table, systems: Sequence[System], query_weight: 
                 [compose(texts[i], e or "", query_weight) for i, e in zip(index, expansions, strict=True)], pa.string()
             ),
             "gold_rank": pa.array(system.ranks, pa.int32()),
+            "search_ms": pa.array([None] * len(index) if system.search_ms is None else system.search_ms, pa.float32()),
             **{m: pa.array(v, pa.float64()) for m, v in per_query(system.ranks, system.ndcg).items()},
         }
         parts.append(pa.table(columns))

@@ -5,45 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from aqe.align.curves import plot_curves
 from aqe.align.export import write_model_card
 from aqe.artifact import Artifact, digest, read_parquet
 from aqe.config.pipeline import STAGES
-from aqe.evaluate.baselines import Choice, choose_cut, choose_prompt, expansions
 from aqe.evaluate.compare import System, evaluate
 from aqe.evaluate.console import console_examples, console_table
-from aqe.evaluate.expansions import cut
-from aqe.evaluate.measures import ndcg_at_10
 from aqe.evaluate.report import ReportContext, write_report
-from aqe.evaluate.retrieve import retrieve
 from aqe.evaluate.runs import write_qrels, write_run
+from aqe.evaluate.systems import LABELS, hits, search, sources, system
 from aqe.pipeline import Pipeline
-from aqe.prefer.candidates import join
-from aqe.rank.stage import ranker_pool
 from aqe.sample.prompts import render, resolve
-
-LABELS = {
-    "bm25": "BM25, plain query",
-    "zero_shot": "zero-shot, the prompt that is served",
-    "zero_shot_best": "zero-shot, the best prompt on dev",
-    "zero_shot_cut": "zero-shot, best prompt, cut to the best length on dev",
-    "rsft": "RSFT",
-    "dpo": "DPO",
-    "rsft_dpo": "RSFT + DPO",
-    "best_of_n": "best of n candidates (oracle)",
-}
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A system's expansions (qid -> text; a query that is absent is not covered) and what they cost and come from."""
-
-    texts: Mapping[str, str]
-    seconds_per_query: float | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,9 +35,9 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
     pipeline.prepare()
     queries = pipeline.ready(split)
     qrels = read_parquet(pipeline.judged(split).path / "qrels.parquet")
-    sources, choices = _sources(pipeline)
-    found = {name: _retrieve(pipeline, name, source, queries, qrels) for name, source in sources.items()}
-    systems = [_system(name, sources[name], found[name], queries, qrels) for name in sources]
+    compared, choices = sources(pipeline)
+    found = {name: search(pipeline, name, source, queries, qrels) for name, source in compared.items()}
+    systems = [system(name, compared[name], found[name], queries, qrels) for name in compared]
 
     def build(out: Path) -> dict[str, Any]:
         metrics = evaluate(queries, systems, config.evaluate) | {"chosen_on_dev": choices}
@@ -91,115 +65,11 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
     return Evaluation(report, (report.path / "summary.txt").read_text())
 
 
-def _sources(pipeline: Pipeline) -> tuple[dict[str, _Source], dict[str, Any]]:
-    config = pipeline.config
-    split = config.evaluate.split
-    served = resolve(config.prompt)
-    queries = pipeline.ready(split)
-    best, tried_prompts = choose_prompt(pipeline)
-    words, tried_cuts = choose_cut(pipeline, best)
-    zero, top = pipeline.greedy(split, served), pipeline.greedy(split, best)
-    sources = {
-        "bm25": _Source(dict.fromkeys(queries["qid"].to_pylist(), "")),
-        "zero_shot": _Source(expansions(zero), _seconds(zero), f"prompt {served.name}"),
-        "zero_shot_best": _Source(expansions(top), _seconds(top), f"prompt {best.name}"),
-        "zero_shot_cut": _Source(
-            {q: cut(t, words) for q, t in expansions(top).items()}, _seconds(top), f"prompt {best.name}, {words} words"
-        ),
-    }
-    for name in config.models:
-        run = pipeline.greedy(split, served, name)
-        sources[name] = _Source(expansions(run), _seconds(run), f"prompt {served.name}")
-    if config.evaluate.oracle_queries != 0:
-        sources["best_of_n"] = _oracle(pipeline)
-    choices = {"zero_shot_best": _tried(tried_prompts), "zero_shot_cut": _tried(tried_cuts)}
-    return sources, choices
-
-
-def _tried(choice: Choice) -> dict[str, Any]:
-    return {"chosen": choice.best, "dev_mrr": dict(choice.tried)}
-
-
-def _seconds(run: Artifact) -> float:
-    """Seconds of one worker for one query, in batches."""
-    return float(run.stats["busy_seconds"] / max(run.stats["rows_in"], 1))
-
-
-def _oracle(pipeline: Pipeline) -> _Source:
-    """The best-ranked candidate of each query: what a perfect choice among n would give."""
-    config = pipeline.config
-    split = config.evaluate.split
-    samples = pipeline.candidates(split, config.evaluate.oracle_queries)
-    ranks = pipeline.ranks(split, samples, f"rank_{split}")
-    prompts = dict.fromkeys(samples.read()["qid"].to_pylist(), "")
-    best = {j.qid: j.best_first()[0].expansion for j in join(prompts, samples.read(), ranks.read(), config.prefer)}
-    note = f"{config.sample.num_samples} candidates, the best chosen by its true rank"
-    return _Source(best, _seconds(samples), note)
-
-
-def _retrieve(pipeline: Pipeline, name: str, source: _Source, queries: pa.Table, qrels: pa.Table) -> Artifact:
-    """Search a system's composed queries."""
-    config = pipeline.config
-    relevant: dict[str, list[str]] = {}
-    for qid, docid, grade in zip(*(qrels[c].to_pylist() for c in ("qid", "docid", "relevance")), strict=True):
-        if grade > 0:
-            relevant.setdefault(qid, []).append(docid)
-    rows = [
-        {"qid": qid, "query": text, "expansion": source.texts[qid], "relevant": relevant[qid]}
-        for qid, text in zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True)
-        if qid in source.texts
-    ]
-    stage = f"search_{name}"
-    return pipeline.make(
-        stage,
-        config={
-            **config.rank.model_dump(include={"engine", "query_weight"}),
-            **config.index.model_dump(include={"k1", "b"}),
-        },
-        inputs={"index": pipeline.index, "queries": digest(rows)},
-        build=lambda out: retrieve(
-            out,
-            rows,
-            index=pipeline.index.path,
-            index_config=config.index,
-            config=config.rank,
-            pool=ranker_pool(config.rank, pipeline.num_cpus),
-            max_dead_share=config.max_dead_share,
-            say=pipeline.say,
-            stage=stage,
-        ),
-    )
-
-
-def _hits(found: Artifact) -> dict[str, list[tuple[str, float]]]:
-    data = found.read()
-    columns = (data[c].to_pylist() for c in ("qid", "docids", "scores"))
-    return {qid: list(zip(docids, scores, strict=True)) for qid, docids, scores in zip(*columns, strict=True)}
-
-
-def _system(name: str, source: _Source, found: Artifact, queries: pa.Table, qrels: pa.Table) -> System:
-    data = found.read()
-    qids = data["qid"].to_pylist()
-    place = {qid: i for i, qid in enumerate(queries["qid"].to_pylist())}
-    everything = len(qids) == len(place)
-    search = float(np.mean(data["search_ms"].to_numpy())) / 1000
-    return System(
-        name,
-        LABELS[name],
-        data["gold_rank"].to_numpy().astype(np.int32),
-        ndcg_at_10(_hits(found), qrels, qids),
-        expansions=None if name == "bm25" else data["expansion"].to_pylist(),
-        index=None if everything else np.array([place[qid] for qid in qids], dtype=np.int64),
-        seconds_per_query=search + (source.seconds_per_query or 0.0),
-        note=source.note,
-    )
-
-
 def _write_runs(out: Path, found: Mapping[str, Artifact], qrels: pa.Table) -> None:
     (out / "runs").mkdir(parents=True, exist_ok=True)
     write_qrels(out / "runs" / "qrels.txt", qrels)
     for name, artifact in found.items():
-        write_run(out / "runs" / f"{name}.trec", _hits(artifact), name)
+        write_run(out / "runs" / f"{name}.trec", hits(artifact), name)
 
 
 def _artifacts(pipeline: Pipeline) -> list[Artifact]:
