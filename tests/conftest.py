@@ -28,7 +28,7 @@ def ray_cluster() -> Iterator[None]:
             num_cpus=2,
             include_dashboard=False,
             object_store_memory=300 * 2**20,
-            runtime_env={"env_vars": {"PYTHONPATH": str(PLATFORM)}},
+            runtime_env={"env_vars": {"PYTHONPATH": f"{PLATFORM}:{PLATFORM.parent}"}},
         )
         yield
         ray.shutdown()
