@@ -38,7 +38,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "mine.yaml").write_text(README_CONFIG[1])
     tiny_model.save(here / "model", max_position_embeddings=512)
     draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefgh", k=3)) for _ in range(60)]
+    # Single letters too: the random model writes some, so that its candidates rank differently.
+    words = ["".join(draw.choices("bcdefgh", k=3)) for _ in range(30)] + list("bcdefghjklmnopqrstuvwxyz0123456789")
     corpus = [
         {"docid": f"d{i}", "title": draw.choice(words), "text": " ".join(draw.choices(words, k=12))} for i in range(80)
     ]

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +45,7 @@ def main(job: Callable[["Pipeline"], None]) -> None:
         ] = None,
     ) -> None:
         started = time.monotonic()
+        warnings.filterwarnings("ignore", category=FutureWarning)
         os.environ |= {name: value for name, value in QUIET.items() if name not in os.environ}
         if not Path("/dev/nvidiactl").exists():
             # DeepSpeed finds this out too, with a warning in every process.
