@@ -55,7 +55,6 @@ def run_vllm(path: Path) -> list[list[Any]]:
     return runs
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_both_engines_mean_the_same() -> None:
     path = resolve_model(ModelConfig()).path
