@@ -1,20 +1,15 @@
 """Aligned models -> report: greedy expansions of held-out queries, searched and compared."""
 
-from aqe.evaluate.stage import evaluate_expander as evaluate
-from aqe.evaluate.stage import next_steps
+from aqe.evaluate.stage import evaluate_expander
 from aqe.job import main
 from aqe.observe.progress import say
 from aqe.pipeline import Pipeline
 
 
-def evaluate_expander(pipeline: Pipeline) -> None:
+def evaluate(pipeline: Pipeline) -> None:
     """Aligned models -> report: greedy expansions of held-out queries, searched and compared."""
-    evaluation = evaluate(pipeline)
-    say("\n" + evaluation.text)
-    report = pipeline.root / "report"
-    say(f"Report: {report / 'report.html'}\n        {report / 'report.md'}\n")
-    say("Next:\n" + "\n".join(f"  * {step}" for step in next_steps(pipeline)) + "\n")
+    say(evaluate_expander(pipeline).text)
 
 
 if __name__ == "__main__":
-    main(evaluate_expander)
+    main(evaluate)

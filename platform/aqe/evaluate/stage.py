@@ -32,7 +32,6 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
     """Build the report of all systems, and the models' cards. Asks the pipeline for everything before it."""
     config = pipeline.config
     split = config.evaluate.split
-    pipeline.prepare()
     queries = pipeline.ready(split)
     qrels = read_parquet(pipeline.judged(split).path / "qrels.parquet")
     compared, choices = sources(pipeline)
@@ -62,7 +61,7 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
         build=build,
     )
     _point(pipeline.root / "report", report.path)
-    return Evaluation(report, (report.path / "summary.txt").read_text())
+    return Evaluation(report, _closing(pipeline, report))
 
 
 def _write_runs(out: Path, found: Mapping[str, Artifact], qrels: pa.Table) -> None:
@@ -159,14 +158,23 @@ def _passages(pipeline: Pipeline, queries: pa.Table) -> dict[str, tuple[str, str
     return found
 
 
+def _closing(pipeline: Pipeline, report: Artifact) -> str:
+    """The table, some examples, where the report lies, what to do next."""
+    where = pipeline.root / "report"
+    steps = "\n".join(f"  * {step}" for step in next_steps(pipeline))
+    summary = (report.path / "summary.txt").read_text()
+    return f"\n{summary}\nReport: {where / 'report.html'}\n        {where / 'report.md'}\n\nNext:\n{steps}\n"
+
+
 def next_steps(pipeline: Pipeline) -> list[str]:
     """What a reader may want to do now."""
-    name = pipeline.config.models[-1]
-    model = pipeline.model(name).path / "model"
-    code = f'from aqe import Expander; print(Expander.load("{model}").expand("a small stream of water"))'
+    config = pipeline.config
+    model = pipeline.model(config.models[-1]).path / "model"
+    query = pipeline.ready(config.evaluate.split)["text"][0].as_py().replace('"', "").replace("'", "")
+    code = f'from aqe import Expander; print(Expander.load("{model}").expand("{query}"))'
     return [
         f"Expand a query: PYTHONPATH=platform .venv/bin/python -c '{code}'",
-        "A result with tight intervals: make quickstart",
+        *(["A result with tight intervals: make quickstart"] if config.name == "demo" else []),
         "Another β, everything before alignment reused: --set align.dpo.beta=0.3",
         "Your own corpus and model: a config of ten lines, see README.md",
     ]
