@@ -3,7 +3,7 @@
 import pytest
 
 from aqe.expand.compose import compose
-from aqe.sample.clean import clean
+from aqe.sample.clean import clean, distinct_words
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ def test_compose(query: str, expansion: str, weight: int, expected: str) -> None
 def test_clean() -> None:
     assert clean("  a\n b\t c  ") == "a b c"
     assert clean(" \n") == ""
+
+
+def test_distinct_words() -> None:
+    assert distinct_words("whisper, whisper, Whisper, murmur, -- whisper") == "whisper, murmur,"
+    assert distinct_words("") == distinct_words(" , ; ") == ""
+    assert distinct_words("e-mail email") == "e-mail"

@@ -18,6 +18,7 @@ from aqe.base_model import BaseModel, resolve_model
 from aqe.config.align import AlignConfig
 from aqe.config.data import FileCorpus, FileQueries, SplitsConfig
 from aqe.config.pipeline import STAGES, PipelineConfig
+from aqe.config.rank import RankConfig
 from aqe.config.sample import PromptConfig
 from aqe.corpus.judge import write_judgement
 from aqe.corpus.read import ingest_corpus, ingest_queries
@@ -27,6 +28,7 @@ from aqe.index.lucene import build_index
 from aqe.observe.progress import Say, say
 from aqe.prefer.stage import build_preferences
 from aqe.rank.stage import rank_expansions, rank_rows, ranker_pool
+from aqe.sample.clean import distinct_words
 from aqe.sample.engine import Sampling, choose_engine
 from aqe.sample.plan import make_plan
 from aqe.sample.prompts import render, resolve
@@ -255,11 +257,18 @@ class Pipeline:
 
     def ranks(self, split: Split, samples: Artifact, stage: str) -> Artifact:
         """Exact gold ranks of a split's plain queries and of the candidates in `samples`."""
-        return self.rank_table(split, samples.read(), {"samples": samples}, stage)
+        return self.rank_table(split, samples.read(), {"samples": samples}, stage, self.config.rank)
 
-    def rank_table(self, split: Split, samples: pa.Table, inputs: Mapping[str, Artifact | str], stage: str) -> Artifact:
+    def rank_table(
+        self,
+        split: Split,
+        samples: pa.Table,
+        inputs: Mapping[str, Artifact | str],
+        stage: str,
+        config: RankConfig,
+    ) -> Artifact:
         """The same for candidates in a table (qid, sample_idx, expansion)."""
-        config, index, judged = self.config.rank, self.index, self.judged(split)
+        index, judged = self.index, self.judged(split)
         qrels = read_parquet(judged.path / "qrels.parquet")
         return self.make(
             stage,
@@ -313,11 +322,29 @@ class Pipeline:
         return start
 
     @property
+    def search(self) -> RankConfig:
+        """How composed queries are searched in evaluation and in serving."""
+        weight = self.config.evaluate.query_weight or self.config.rank.query_weight
+        return self.config.rank.model_copy(update={"query_weight": weight})
+
+    def expansions(self, samples: Artifact) -> pa.Table:
+        """qid, sample_idx and expansion as they are searched in evaluation and in serving."""
+        table = samples.read().select(["qid", "sample_idx", "expansion"])
+        if not self.config.evaluate.distinct_words:
+            return table
+        texts = [distinct_words(text) for text in table["expansion"].to_pylist()]
+        return table.set_column(2, "expansion", pa.array(texts, pa.string()))
+
+    @property
     def expander_settings(self) -> ExpanderSettings:
         """How the aligned models are asked: what `Expander.load` reads."""
-        limit = self.config.evaluate.max_tokens or self.config.sample.max_tokens
-        prompt, weight = resolve(self.config.prompt), self.config.rank.query_weight
-        return ExpanderSettings(prompt=prompt, query_weight=weight, max_tokens=limit)
+        evaluate = self.config.evaluate
+        return ExpanderSettings(
+            prompt=resolve(self.config.prompt),
+            query_weight=self.search.query_weight,
+            max_tokens=evaluate.max_tokens or self.config.sample.max_tokens,
+            distinct_words=evaluate.distinct_words,
+        )
 
     def _align(self, kind: Literal["rsft", "dpo"], start: Artifact | None, name: str) -> Artifact:
         config = self.config.align

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from aqe.artifact import Artifact
+from aqe.artifact import Artifact, digest
 from aqe.config.sample import PromptConfig
 from aqe.evaluate.expansions import cut
 from aqe.pipeline import Pipeline
@@ -21,9 +21,9 @@ class Choice:
     best: str
 
 
-def expansions(samples: Artifact) -> dict[str, str]:
-    """qid -> expansion of a greedy run."""
-    data = samples.read()
+def expansions(pipeline: Pipeline, samples: Artifact) -> dict[str, str]:
+    """qid -> expansion of a greedy run, as it is searched."""
+    data = pipeline.expansions(samples)
     return dict(zip(data["qid"].to_pylist(), data["expansion"].to_pylist(), strict=True))
 
 
@@ -32,31 +32,28 @@ def choose_prompt(pipeline: Pipeline) -> tuple[PromptConfig, Choice]:
     config = pipeline.config
     named = [resolve(p) for p in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)]
     prompts = list({prompt.name: prompt for prompt in named}.values())
-    runs = {prompt.name: pipeline.greedy("dev", prompt) for prompt in prompts}
-    texts = {name: expansions(run) for name, run in runs.items()}
-    choice = _choose(pipeline, texts, {f"samples_{name}": run for name, run in runs.items()}, "rank_dev_prompts")
+    texts = {prompt.name: expansions(pipeline, pipeline.greedy("dev", prompt)) for prompt in prompts}
+    choice = _choose(pipeline, texts, "rank_dev_prompts")
     return next(prompt for prompt in prompts if prompt.name == choice.best), choice
 
 
 def choose_cut(pipeline: Pipeline, prompt: PromptConfig) -> tuple[int, Choice]:
     """The number of words of that prompt's expansions that rank best on dev."""
-    run = pipeline.greedy("dev", prompt)
-    full = expansions(run)
+    full = expansions(pipeline, pipeline.greedy("dev", prompt))
     texts = {str(words): {q: cut(t, words) for q, t in full.items()} for words in pipeline.config.evaluate.cut_words}
-    choice = _choose(pipeline, texts, {"samples": run, "words": " ".join(texts)}, "rank_dev_cuts")
+    choice = _choose(pipeline, texts, "rank_dev_cuts")
     return int(choice.best), choice
 
 
-def _choose(
-    pipeline: Pipeline, texts: Mapping[str, Mapping[str, str]], inputs: Mapping[str, Artifact | str], stage: str
-) -> Choice:
+def _choose(pipeline: Pipeline, texts: Mapping[str, Mapping[str, str]], stage: str) -> Choice:
     """Rank every variant of every dev query at once: a variant is a candidate, numbered in the order of `texts`."""
     rows = [
         {"qid": qid, "sample_idx": i, "expansion": text}
         for i, variant in enumerate(texts.values())
         for qid, text in variant.items()
     ]
-    ranks = pipeline.rank_table("dev", pa.Table.from_pylist(rows), inputs, stage).read()
+    inputs = {"expansions": digest(rows)}
+    ranks = pipeline.rank_table("dev", pa.Table.from_pylist(rows), inputs, stage, pipeline.search).read()
     index, rank = ranks["sample_idx"].to_numpy(), ranks["gold_rank"].to_numpy()
     tried = {name: round(float(np.mean(1 / rank[index == i])), 5) for i, name in enumerate(texts)}
     return Choice(tried, max(tried, key=tried.__getitem__))

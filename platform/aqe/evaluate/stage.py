@@ -98,7 +98,7 @@ def _context(
         f"{pipeline.index.stats['passages']:,} passages",
         queries=queries,
         systems=systems,
-        query_weight=config.rank.query_weight,
+        query_weight=pipeline.search.query_weight,
         examples=config.evaluate.examples,
         settings=config.model_dump(mode="json", exclude_defaults=True, exclude={"runs_dir", "name"}),
         stages=[_stage_row(a) for a in artifacts],
@@ -208,7 +208,7 @@ def _write_cards(pipeline: Pipeline, metrics: Mapping[str, Any]) -> None:
                         for stage in STAGES[name]
                         for k, v in getattr(config.align, stage).model_dump().items()
                     },
-                    "query weight": config.rank.query_weight,
+                    "query weight": pipeline.search.query_weight,
                     **artifact.manifest["versions"],
                 },
                 f"Results ({metrics['num_queries']} {config.evaluate.split} queries)": {

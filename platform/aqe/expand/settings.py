@@ -18,6 +18,7 @@ class ExpanderSettings(Config):
     prompt: PromptConfig = PROMPTS["ear"]
     query_weight: int = Field(default=1, ge=1)
     max_tokens: int = Field(default=100, ge=1)
+    distinct_words: bool = False
 
     def write(self, model_dir: Path) -> None:
         """Write `model_dir`/aqe.json."""
