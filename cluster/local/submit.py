@@ -23,7 +23,15 @@ NEEDS = {
 
 #: What Ray says around a job's own lines.
 NOISE = (
-    *("INFO packaging.py", "INFO cli.py", "SUCC cli.py", "INFO sdk.py", "INFO job_manager.py", "INFO dashboard_sdk.py"),
+    *(
+        "WARNING working_dir.py",
+        "INFO packaging.py",
+        "INFO cli.py",
+        "SUCC cli.py",
+        "INFO sdk.py",
+        "INFO job_manager.py",
+        "INFO dashboard_sdk.py",
+    ),
     *("logging.cc:", "core_worker.cc", "Running entrypoint for job", "PlacementGroupCleaner", "Tailing logs until"),
     "Gradient accumulation steps mismatch",
 )

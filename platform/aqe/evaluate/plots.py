@@ -52,7 +52,7 @@ def differences(metrics: Mapping[str, Any], main: str, measure: str = "mrr") -> 
     axes.axvline(0, color=INK, lw=1.2, zorder=1)
     rows(axes, [f"− {metrics['systems'][control]['label']}" for control, _ in there])
     _value_labels(axes, [points(found["value"], sign=True) for _, found in there])
-    axes.set_xlabel("difference in MRR, points (right of the line: the aligned model is better)")
+    axes.set_xlabel("difference in MRR, points")
     return figure
 
 
