@@ -14,7 +14,7 @@ from aqe.sample.prompts import token_ids
 
 def vllm_env(config: EngineConfig, use_gpu: bool) -> dict[str, str]:
     """Environment that must be set before the process imports vllm."""
-    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     # In-process: an actor is one process that Ray can account for and kill, and closed batches stay deterministic.
     env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if not use_gpu:
