@@ -33,7 +33,7 @@ NOISE = (
         "INFO dashboard_sdk.py",
     ),
     *("logging.cc:", "core_worker.cc", "Running entrypoint for job", "PlacementGroupCleaner", "Tailing logs until"),
-    "Gradient accumulation steps mismatch",
+    *("Gradient accumulation steps mismatch", "Reporting training result", "issue_detector_manager"),
 )
 
 
