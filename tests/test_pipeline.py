@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import ir_measures
 import pyarrow as pa
@@ -222,7 +221,11 @@ def test_a_bad_row_is_a_dead_letter(project: Path, home: Path) -> None:
     (project / "broken.jsonl").write_text(
         good + "{not json\n" + json.dumps({"qid": "x", "text": "", "positives": ["d1"]}) + "\n"
     )
-    out: Any = run("judge_queries", project, home, "queries.train.path=broken.jsonl", runs="dead")
+    process = start("judge_queries", project, home, "queries.train.path=broken.jsonl", runs="dead")
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 2
+    assert "2 of 42 rows could not be processed, more than max_dead_share" in out
+    out = run("judge_queries", project, home, "queries.train.path=broken.jsonl", "max_dead_share=0.1", runs="dead")
     (path,) = (project / "dead" / "mine").glob("queries-*")
     letters = read_parquet(path / "dead_letters.parquet").to_pylist()
     assert len(letters) == 2
