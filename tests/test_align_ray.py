@@ -141,7 +141,7 @@ def test_a_finished_stage_is_not_trained_again(rsft: Run, root: Path) -> None:
 
 
 class Killer(threading.Thread):
-    """Kills one training worker of this Ray session as soon as step 5 is done and two checkpoints are written."""
+    """Kills one training worker of this Ray session as soon as step 5 is done and a checkpoint is written."""
 
     def __init__(self, storage: Path) -> None:
         super().__init__(daemon=True)

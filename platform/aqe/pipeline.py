@@ -31,7 +31,7 @@ from aqe.rank.stage import rank_expansions, rank_rows, ranker_pool
 from aqe.sample.clean import distinct_words
 from aqe.sample.engine import Sampling, choose_engine
 from aqe.sample.plan import make_plan
-from aqe.sample.prompts import render, resolve
+from aqe.sample.prompts import render, resolve, template_tokenizer
 from aqe.sample.stage import engine_pool, sample_expansions
 from aqe.units import check_dead
 
@@ -230,7 +230,7 @@ class Pipeline:
                 seed=seed,
                 queries_per_unit=queries_per_unit,
                 identity=f"{model[1]} {settings}",
-                tokenizer=_tokenizer(prompt, model[0]),
+                tokenizer=template_tokenizer(prompt, model[0]),
             )
             return sample_expansions(
                 out,
@@ -296,7 +296,7 @@ class Pipeline:
         samples = self.candidates()
         ranks = self.ranks("train", samples, "rank_train")
         prompt = resolve(self.config.prompt)
-        tokenizer = _tokenizer(prompt, self.base.path)
+        tokenizer = template_tokenizer(prompt, self.base.path)
         queries = self.ready("train")
         texts = zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True)
         prompts = {qid: render(prompt, text, tokenizer) for qid, text in texts}
@@ -381,15 +381,6 @@ def _stage_settings(config: AlignConfig, kind: Literal["rsft", "dpo"]) -> dict[s
         exclude={"stages", "rsft", "dpo", "max_failures", "checkpoint_steps", *_POOL_ONLY}, mode="json"
     )
     return {"kind": kind, **shared, **getattr(config, kind).model_dump(mode="json")}
-
-
-def _tokenizer(prompt: PromptConfig, model: Path) -> Any:
-    """The model's tokenizer where the prompt needs its chat template, else None: importing it takes seconds."""
-    if not prompt.chat:
-        return None
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
 
 
 def _query_digests(splits: SplitsConfig) -> dict[str, str]:

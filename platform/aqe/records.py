@@ -101,5 +101,5 @@ def conform(data: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
         )
     try:
         return data.select(schema.names).cast(schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowException as error:
         raise InputError(f"{where}: a column has another type than the contract asks: {error}") from error

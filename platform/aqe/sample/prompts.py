@@ -1,5 +1,6 @@
 """Named prompts, and how a query becomes the text that a model continues."""
 
+from pathlib import Path
 from typing import Any
 
 from aqe.config.sample import PromptConfig
@@ -98,3 +99,12 @@ def token_ids(tokenizer: Any, prompt: str) -> list[int]:
     """A prompt's tokens, with the special tokens that the tokenizer adds to a text unless the prompt starts so."""
     marked = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
     return list(tokenizer(prompt, add_special_tokens=not marked)["input_ids"])
+
+
+def template_tokenizer(prompt: PromptConfig, model: Path) -> Any:
+    """The model's tokenizer where the prompt needs its chat template, else None: importing it takes seconds."""
+    if not prompt.chat:
+        return None
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
