@@ -58,6 +58,7 @@ def test_curves_and_summary() -> None:
     table = curves_table("dpo", log("dpo"), beta=0.1)
     assert table["logratio_chosen"][0].as_py() == 2.0
     assert table["tokens_per_second"][0].as_py() == 200
+    assert table["kl_per_token"].to_pylist() == [None] * 5
     stats = summary(table)
     assert (stats["steps"], stats["first_loss"], stats["last_loss"]) == (5, 3.0, 0.6)
     assert stats["last_reward_margin"] == 0.3

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aqe.align.arguments import Kind, arguments
-from aqe.align.finish import divergence
+from aqe.align.divergence import divergence
 from aqe.align.tokens import IGNORED, encode, save_tokens
 from aqe.align.trainers import build_trainer, trl_config
 from aqe.artifact import read_parquet

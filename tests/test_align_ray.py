@@ -24,6 +24,7 @@ from tests.align_tools import make_model, write_rows
 SETTINGS: dict[str, Any] = {
     "rsft": {"learning_rate": 5e-3, "batch_size": 8, "epochs": 2},
     "dpo": {"learning_rate": 2e-3, "batch_size": 8},
+    "workers": 2,
     "micro_batch_size": 2,
     "checkpoint_steps": 2,
     "max_length": 64,
@@ -43,6 +44,7 @@ def run(kind: Kind, start: Path, root: Path, *, name: str | None = None, **setti
         config=AlignConfig.model_validate(SETTINGS | settings),
         storage=out / "storage",
         use_gpu=False,
+        max_dead_share=0.0,
         say=lambda line: None,
     )
     return stats, read_parquet(out / "curves.parquet")
@@ -79,6 +81,11 @@ def test_rsft_learns_and_leaves_a_plain_model(rsft: Run, root: Path) -> None:
     assert stats["last_loss"] < 0.7 * stats["first_loss"]
     assert stats["kl_per_token"] > 0.01
     assert stats["logp_change"] > 1
+    # The schedule's first step has rate 0, so the model is still the reference after it.
+    divergence = curves["kl_per_token"].to_pylist()
+    assert divergence[0] == pytest.approx(0, abs=1e-6)
+    assert divergence[-1] > 0.01
+    assert None not in divergence, "twelve steps are few: every one is a point of the curve"
     assert stats["resumed"] is False
     model = AutoModelForCausalLM.from_pretrained(root / "rsft/model")
     assert model.config.pad_token_id is None, "the trainer's padding token must not reach the model"

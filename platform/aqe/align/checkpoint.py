@@ -1,4 +1,4 @@
-"""Checkpoints between transformers' Trainer and Ray Train, and the progress that the driver shows."""
+"""What is asked of transformers' Trainer while it trains: checkpoints for Ray Train, progress, the curve of the KL."""
 
 import contextlib
 import json
@@ -12,14 +12,19 @@ from typing import Any
 import ray.train
 import torch.distributed as dist
 from ray.train import Checkpoint
+from safetensors import safe_open
 from transformers import TrainerCallback
 
+from aqe.align.arguments import Kind
+from aqe.align.divergence import completion_logprobs, curve_texts, kl
 from aqe.artifact import write_text
 
 STATE = "state"
 """Inside a Ray checkpoint: what Trainer resumes from."""
 MODEL = "model"
 """Inside the last Ray checkpoint: the trained weights (an adapter with LoRA)."""
+CURVE_POINTS = 20
+"""Points of the KL's curve, about: measuring costs one forward pass each."""
 HISTORY = "history.json"
 """Inside the last Ray checkpoint: Trainer's log, one dict a logged step."""
 
@@ -70,6 +75,36 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.time, self.tokens = now, tokens
         if self.rank == 0:
             write_text(json.dumps({"step": row["step"], "steps": state.max_steps, "loss": row["loss"]}), self.path)
+
+
+class KlCurve(TrainerCallback):  # type: ignore[misc]
+    """Adds `kl_per_token` against the start model to some of the log rows, the first and the last among them.
+
+    Every rank measures, because under ZeRO-3 a forward pass is work of all. Comes after `progress` in the list of
+    callbacks: what measuring takes is not counted as training.
+    """
+
+    def __init__(self, kind: Kind, rows: list[dict[str, Any]], reference: Path, progress: Progress) -> None:
+        self.texts = curve_texts(kind, rows)
+        self.reference = reference
+        self.progress = progress
+
+    def on_log(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+        step, row = state.global_step, state.log_history[-1]
+        every = max(1, state.max_steps // CURVE_POINTS)
+        if "loss" not in row or not (step == 1 or step == state.max_steps or step % every == 0):
+            return
+        started = time.perf_counter()
+        training = model.training
+        model.eval()
+        total = 0.0
+        with safe_open(self.reference, "pt") as reference:
+            for i, text in enumerate(self.texts):
+                p = completion_logprobs(model, *text)
+                total += kl(p, reference.get_tensor(str(i)).to(p.device))
+        model.train(training)
+        row["kl_per_token"] = total / sum(length for _, length in self.texts)
+        self.progress.time += time.perf_counter() - started
 
 
 @contextlib.contextmanager

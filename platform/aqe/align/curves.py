@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from aqe.align.arguments import Kind
 
-_COMMON = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds", "tokens_per_second")
+_COMMON = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds", "tokens_per_second", "kl_per_token")
 _DPO = ("reward_margin", "reward_accuracy", "logp_chosen", "logp_rejected", "logratio_chosen", "logratio_rejected")
 
 #: panel title -> (axis label, columns)
@@ -20,6 +20,7 @@ _PANELS = {
     "Pairs with the right order": ("share", ("reward_accuracy",)),
     "Log-probability of a text": ("nats", ("logp_chosen", "logp_rejected")),
     "Change against the reference": ("nats a text", ("logratio_chosen", "logratio_rejected")),
+    "KL to the reference": ("nats a token", ("kl_per_token",)),
     "Throughput": ("tokens / s", ("tokens_per_second",)),
 }
 
@@ -32,12 +33,13 @@ def curves_table(kind: Kind, log: Sequence[Mapping[str, Any]], beta: float) -> p
     loss in nats (rsft: a token; dpo: a pair), `seconds` since the row before, tokens of prompts and completions.
     dpo: `reward_*` as TRL defines them (beta times the log-ratio to the reference), `logp_*` of a whole text,
     `logratio_*` = mean log(policy / reference) of a whole text. The last two are means over given texts: they are no
-    estimate of the KL divergence, which `finish.divergence` computes.
+    estimate of the KL divergence. `kl_per_token` is that, exact, in nats; null at steps where it was not measured.
     """
     rows = []
     for entry in log:
         row = {name: entry.get(name) for name in ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")}
         row["tokens_per_second"] = entry["tokens"] / entry["seconds"]
+        row["kl_per_token"] = entry.get("kl_per_token")
         if kind == "dpo":
             row |= {
                 "reward_margin": entry["rewards/margins"],
@@ -83,7 +85,8 @@ def plot_curves(path: Path, tables: Mapping[str, pa.Table]) -> None:
 def _draw(axis: Any, name: str, title: str, table: pa.Table) -> None:
     label, names = _PANELS[title]
     for series in names:
-        axis.plot(table["step"].to_numpy(), table[series].to_numpy(), label=series, linewidth=1.4)
+        there = table.filter(table[series].is_valid())
+        axis.plot(there["step"].to_numpy(), there[series].to_numpy(), label=series, linewidth=1.4)
     axis.set_title(f"{name}: {title}", fontsize=10)
     axis.set_xlabel("optimiser step", fontsize=8)
     axis.set_ylabel(label, fontsize=8)

@@ -2,15 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aqe.align.arguments import Kind
-from aqe.align.tokens import IGNORED
-
-MEASURED_ROWS = 64
-"""Rows on which the divergence is measured: the first ones, so that it is the same for every run on the same data."""
+from aqe.align.divergence import MEASURED_ROWS, divergence
 
 
 def finish(
@@ -64,46 +60,3 @@ def _save(model: Any, start: str, out: Path) -> None:
     AutoTokenizer.from_pretrained(start).save_pretrained(part)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)
-
-
-def divergence(kind: Kind, model: Any, reference: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """How far `model` went from `reference` on `rows` (of `tokens.encode`), all in nats.
-
-    `kl_per_token`: exact KL(model || reference) over the vocabulary, mean over the completion tokens (dpo: of the
-    chosen texts). `logp_change*`: log-probability of a whole completion minus the reference's, mean over the rows.
-    """
-    kl_sum, tokens = 0.0, 0
-    changes: dict[str, list[float]] = {}
-    for name, ids, length in _completions(kind, rows):
-        kl, change = _compare(model, reference, ids, length)
-        changes.setdefault(name, []).append(change)
-        if name != "logp_change_rejected":
-            kl_sum, tokens = kl_sum + kl, tokens + length
-    return {"kl_per_token": kl_sum / tokens} | {name: sum(v) / len(v) for name, v in changes.items()}
-
-
-def _completions(kind: Kind, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[int], int]]:
-    """(name of the statistic, ids of prompt and completion, tokens of the completion)."""
-    for row in rows:
-        if kind == "rsft":
-            yield "logp_change", row["input_ids"], sum(label != IGNORED for label in row["labels"])
-        else:
-            for side in ("chosen", "rejected"):
-                yield f"logp_change_{side}", row["prompt_ids"] + row[f"{side}_ids"], len(row[f"{side}_ids"])
-
-
-def _compare(model: Any, reference: Any, ids: list[int], length: int) -> tuple[float, float]:
-    """(sum of the exact KL, sum of log-probability differences) over the last `length` tokens of `ids`."""
-    import torch
-
-    with torch.no_grad():
-        inputs = torch.tensor([ids], device=model.device)
-        # Position i predicts token i + 1; only the completion's positions go through the vocabulary.
-        p, q = (
-            m(inputs, logits_to_keep=length + 1).logits[0, -length - 1 : -1].float().log_softmax(-1)
-            for m in (model, reference)
-        )
-        targets = inputs[0, -length:, None]
-        kl = (p.exp() * (p - q)).sum(dtype=torch.float64)
-        change = (p - q).gather(-1, targets).sum(dtype=torch.float64)
-    return float(kl), float(change)

@@ -12,17 +12,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from aqe.align import finish as finishing
-from aqe.align.arguments import Kind, batches, uses_bfloat16
+from aqe.align.arguments import Kind, batches, stage_config, uses_bfloat16
 from aqe.align.curves import curves_table
 from aqe.align.deepspeed import worker_env
+from aqe.align.divergence import write_reference
+from aqe.align.finish import finish
 from aqe.align.tokens import encode, save_tokens
 from aqe.align.worker import train_loop
 from aqe.artifact import read_parquet, write_parquet, write_text
 from aqe.config.align import AlignConfig
 from aqe.errors import ConfigError, InputError
+from aqe.units import check_dead
 
 STATS = "stats.json"
+#: Why a preference file may be empty.
+_EMPTY: dict[Kind, str] = {
+    "rsft": "No candidate may be chosen: see prefer.allow_empty, .allow_truncated, .only_if_better_than_plain",
+    "dpo": "No query's candidates rank apart: sample more, or at a higher temperature; see prefer.min_margin",
+}
 PROGRESS_SECONDS = 10.0
 
 #: Settings of Ray Train's controller; it inherits them from this process.
@@ -45,6 +52,7 @@ def train_stage(
     config: AlignConfig,
     storage: Path,
     use_gpu: bool,
+    max_dead_share: float,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Train the model at `model_path` on `data` and return what was measured.
@@ -53,14 +61,15 @@ def train_stage(
     trained in float32), `curves.parquet`, `dead_letters.parquet`, `stats.json`. `storage` holds checkpoints while
     training goes on and is removed at the end; on a cluster of several nodes it must be shared by them. The same call
     resumes after any death: a worker's (by itself), or this process's (from the last checkpoint in `storage`).
-    Raises InputError when no row can be trained on, ConfigError when the batch does not fit the workers.
+    Raises InputError when no row can be trained on, DeadLetterError when more than `max_dead_share` of them cannot,
+    ConfigError when the batch does not fit the workers: all before training begins.
     """
     if (out / STATS).exists():
         stats: dict[str, Any] = json.loads((out / STATS).read_text())
         return stats
     from transformers import AutoTokenizer
 
-    workers = worker_count(config, use_gpu)
+    workers = worker_count(kind, config, use_gpu)
     micro, accumulation = batches(kind, config, workers)
     out, storage = out.resolve(), storage.resolve()
     for directory in (out, storage):
@@ -68,8 +77,9 @@ def train_stage(
     rows, dead = encode(kind, read_parquet(data), AutoTokenizer.from_pretrained(model_path), config.max_length)
     write_parquet(dead, out / "dead_letters.parquet")
     if not rows:
-        why = f": {dead['reason'][0].as_py()}" if dead.num_rows else " (the file is empty)"
+        why = f": {dead['reason'][0].as_py()}" if dead.num_rows else f". {_EMPTY[kind]}"
         raise InputError(f"{data}: no row of {dead.num_rows} can be trained on{why}")
+    check_dead(kind, out / "dead_letters.parquet", dead.num_rows, dead.num_rows + len(rows), max_dead_share)
     tokens = storage / "tokens"
     save_tokens(rows, tokens)
     say(f"{kind}: {len(rows)} rows ({dead.num_rows} left out), {workers} workers x {micro} x {accumulation}")
@@ -79,16 +89,21 @@ def train_stage(
         "model_path": str(model_path.resolve()),
         "tokens": str(tokens),
         "progress": str(storage / "progress.json"),
+        "reference": str(storage / "reference.safetensors"),
         "use_gpu": use_gpu,
         "micro": micro,
         "accumulation": accumulation,
     }
+    if not Path(job["reference"]).exists():
+        _task(job, write_reference, tokens=job["tokens"], out=job["reference"])
     started = time.time()
     with _progress(Path(job["progress"]), kind, say):
         checkpoint = fit(job, workers=workers, storage=storage)
     seconds = time.time() - started
     history = json.loads((checkpoint / "history.json").read_text())
-    measured = _finish(job, checkpoint / "model", out / "model")
+    measured: dict[str, float] = _task(
+        job, finish, trained=str(checkpoint / "model"), tokens=job["tokens"], out=str(out / "model")
+    )
     table = curves_table(kind, history.pop("log"), config.dpo.beta)
     write_parquet(table, out / "curves.parquet")
     stats = {
@@ -125,8 +140,8 @@ def summary(table: pa.Table) -> dict[str, Any]:
     return stats
 
 
-def worker_count(config: AlignConfig, use_gpu: bool) -> int:
-    """Training workers: as configured, or one a GPU of the cluster, or one a CPU core but at most two.
+def worker_count(kind: Kind, config: AlignConfig, use_gpu: bool) -> int:
+    """Training workers: as configured; else as many GPUs as the batch can be shared out to; else one on all cores.
 
     Raises ConfigError when the cluster has too few: Ray would wait for them for ever.
     """
@@ -139,13 +154,16 @@ def worker_count(config: AlignConfig, use_gpu: bool) -> int:
             f"align.workers is {config.workers or 'null'}, but the Ray cluster has {there} {resource}s. "
             f"Lower align.workers or add nodes."
         )
-    return config.workers or (there if use_gpu else min(2, there))
+    if config.workers is not None or not use_gpu:
+        return config.workers or 1
+    batch = stage_config(kind, config).batch_size
+    return max(n for n in range(1, there + 1) if batch % n == 0)
 
 
 def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
     """Run the training workers to the end and return the last checkpoint's directory.
 
-    Name and storage are the same every time, so Ray Train takes up an earlier run where it stopped.
+    Name and storage are the same every time for the same workers, so Ray Train takes up an earlier run.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -163,7 +181,8 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         run_config=RunConfig(
-            name=job["kind"],
+            # A DeepSpeed checkpoint fits the number of workers that wrote it: others begin anew.
+            name=f"{job['kind']}-{workers}x{job['micro']}",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
@@ -175,25 +194,16 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
     return Path(trainer.fit().checkpoint.path)
 
 
-def _finish(job: dict[str, Any], trained: Path, out: Path) -> dict[str, float]:
+def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> Any:
+    """Run `function` on the stage's start model as one Ray task, with a training worker's environment."""
     import ray
 
     use_gpu: bool = job["use_gpu"]
-    task = ray.remote(finishing.finish).options(
+    task = ray.remote(function).options(
         num_cpus=1, num_gpus=1 if use_gpu else 0, runtime_env={"env_vars": worker_env(use_gpu)}
     )
-    measured: dict[str, float] = ray.get(
-        task.remote(
-            job["kind"],
-            start=job["model_path"],
-            trained=str(trained),
-            out=str(out),
-            tokens=job["tokens"],
-            bfloat16=uses_bfloat16(job["config"], use_gpu),
-            use_gpu=use_gpu,
-        )
-    )
-    return measured
+    bfloat16 = uses_bfloat16(job["config"], use_gpu)
+    return ray.get(task.remote(job["kind"], start=job["model_path"], bfloat16=bfloat16, use_gpu=use_gpu, **kwargs))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ def train_loop(job: dict[str, Any]) -> None:
     import ray.train
     from transformers import AutoTokenizer
 
-    from aqe.align.checkpoint import Progress, ReportCheckpoint, last_checkpoint, report_model
+    from aqe.align.checkpoint import KlCurve, Progress, ReportCheckpoint, last_checkpoint, report_model
+    from aqe.align.divergence import MEASURED_ROWS
     from aqe.align.trainers import build_trainer, trl_config
 
     context = ray.train.get_context()
@@ -30,15 +31,18 @@ def train_loop(job: dict[str, Any]) -> None:
         if done:
             return
         args = trl_config(job["kind"], _fields(job, output_dir))
+        dataset = load_tokens(job["tokens"])
+        progress = Progress(Path(job["progress"]), rank)
+        first = dataset.select(range(min(MEASURED_ROWS, len(dataset)))).to_list()
         trainer = build_trainer(
             job["kind"],
             # After the arguments: with ZeRO-3 they make from_pretrained build the model sharded.
             model=load_model(job["model_path"]),
             tokenizer=AutoTokenizer.from_pretrained(job["model_path"]),
-            dataset=load_tokens(job["tokens"]),
+            dataset=dataset,
             args=args,
             lora=config.lora,
-            callbacks=[Progress(Path(job["progress"]), rank), ReportCheckpoint()],
+            callbacks=[progress, KlCurve(job["kind"], first, Path(job["reference"]), progress), ReportCheckpoint()],
         )
         if not trainer.is_deepspeed_enabled or trainer.accelerator.num_processes != world:
             raise RuntimeError(

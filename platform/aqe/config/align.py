@@ -52,7 +52,7 @@ class AlignConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage; 0 shards nothing."""
     workers: int | None = Field(default=None, ge=1)
-    """Ray Train workers; null means one a GPU, or one a CPU core where there is no GPU (at most 2)."""
+    """Ray Train workers; null means one a GPU (as many as share `batch_size` evenly), or one on all cores."""
     micro_batch_size: int = Field(default=4, ge=1)
     """Rows or pairs a worker puts through the model at once; the rest of the batch is accumulated."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

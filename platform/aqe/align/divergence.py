@@ -1,0 +1,96 @@
+"""How far a model went from its reference: exact KL over the vocabulary and changes of log-probability, all in nats.
+
+Measured on fixed texts: the completions of the first rows that are trained on, the same ones for every run on the same
+data. While training goes on the reference is a file of log-probabilities, because a training worker cannot hold a
+second model: under ZeRO-3 every model that is loaded there is sharded.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aqe.align.arguments import Kind
+from aqe.align.tokens import IGNORED
+
+if TYPE_CHECKING:
+    import torch
+
+MEASURED_ROWS = 64
+"""Rows on which the finished model is measured."""
+CURVE_TOKENS = 256
+"""Completion tokens on which the curve is measured: the reference's file holds the whole vocabulary for each."""
+
+
+def divergence(kind: Kind, model: Any, reference: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """How far `model` went from `reference` on `rows` (of `tokens.encode`).
+
+    `kl_per_token`: exact KL(model || reference) over the vocabulary, mean over the completion tokens (dpo: of the
+    chosen texts). `logp_change*`: log-probability of a whole completion minus the reference's, mean over the rows.
+    """
+    kl_sum, tokens = 0.0, 0
+    changes: dict[str, list[float]] = {}
+    for name, ids, length in _completions(kind, rows):
+        p, q = completion_logprobs(model, ids, length), completion_logprobs(reference, ids, length)
+        targets = p.new_tensor(ids[-length:]).long()[:, None]
+        changes.setdefault(name, []).append(float((p - q).gather(-1, targets).double().sum()))
+        if name != "logp_change_rejected":
+            kl_sum, tokens = kl_sum + kl(p, q), tokens + length
+    return {"kl_per_token": kl_sum / tokens} | {name: sum(v) / len(v) for name, v in changes.items()}
+
+
+def _completions(kind: Kind, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[int], int]]:
+    """(name of the statistic, ids of prompt and completion, tokens of the completion)."""
+    for row in rows:
+        if kind == "rsft":
+            yield "logp_change", row["input_ids"], sum(label != IGNORED for label in row["labels"])
+        else:
+            for side in ("chosen", "rejected"):
+                yield f"logp_change_{side}", row["prompt_ids"] + row[f"{side}_ids"], len(row[f"{side}_ids"])
+
+
+def completion_logprobs(model: Any, ids: list[int], length: int) -> "torch.Tensor":
+    """Float32 log-probabilities (length, vocabulary) at the last `length` tokens of `ids`."""
+    import torch
+
+    with torch.no_grad():
+        inputs = torch.tensor([ids], device=model.device)
+        # Position i predicts token i + 1; only the completion's positions go through the vocabulary.
+        logits: torch.Tensor = model(inputs, logits_to_keep=length + 1, use_cache=False).logits
+        return logits[0, -length - 1 : -1].float().log_softmax(-1)
+
+
+def kl(p: "torch.Tensor", q: "torch.Tensor") -> float:
+    """Sum over positions of KL(p || q), both log-probabilities (positions, vocabulary)."""
+    import torch
+
+    return float((p.exp() * (p - q)).sum(dtype=torch.float64))
+
+
+def curve_texts(kind: Kind, rows: list[dict[str, Any]]) -> list[tuple[list[int], int]]:
+    """(ids, completion tokens) of the first rows' learned texts, at least one and at most CURVE_TOKENS in all."""
+    texts: list[tuple[list[int], int]] = []
+    total = 0
+    for name, ids, length in _completions(kind, rows):
+        if name == "logp_change_rejected":
+            continue
+        total += length
+        if texts and total > CURVE_TOKENS:
+            break
+        texts.append((ids, length))
+    return texts
+
+
+def write_reference(kind: Kind, *, start: str, tokens: str, out: str, bfloat16: bool, use_gpu: bool) -> None:
+    """Write the start model's log-probabilities on `curve_texts` (safetensors, one tensor a text). One Ray task."""
+    import torch
+    from datasets import load_from_disk
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=dtype).to("cuda" if use_gpu else "cpu").eval()
+    rows = load_from_disk(tokens)
+    texts = curve_texts(kind, rows.select(range(min(MEASURED_ROWS, len(rows)))).to_list())
+    part = Path(f"{out}.part")
+    save_file({str(i): completion_logprobs(model, *text).cpu() for i, text in enumerate(texts)}, part)
+    part.replace(out)
