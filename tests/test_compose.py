@@ -2,8 +2,8 @@
 
 import pytest
 
-from aqe.expand.compose import compose
-from aqe.sample.clean import clean, distinct_words
+from aqe.expand.compose import compose, distinct_words
+from aqe.sample.clean import clean
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,10 @@ def test_clean() -> None:
 def test_distinct_words() -> None:
     assert distinct_words("whisper, whisper, Whisper, murmur, -- whisper") == "whisper, murmur,"
     assert distinct_words("") == distinct_words(" , ; ") == ""
-    assert distinct_words("e-mail email") == "e-mail"
+    assert distinct_words("C++ c# 3.5 35 e-mail E-mail, (e-mail)") == "C++ c# 3.5 35 e-mail"
+
+
+def test_a_composed_query_holds_each_word_of_the_expansion_once_where_it_shall() -> None:
+    assert compose("big dog?", "dog, hound, Hound dog.", 2, distinct=True) == "big dog big dog ? dog, hound,"
+    assert compose("big dog?", "hound hound", 1) == "big dog ? hound hound"
+    assert compose("big dog?", " , ; ", 2, distinct=True) == "big dog?"

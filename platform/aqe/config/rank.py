@@ -13,6 +13,9 @@ class RankConfig(Config):
     engine: Literal["lucene"] = "lucene"
     query_weight: int = Field(default=1, ge=1)
     """How often the query is repeated before the expansion, in ranking, evaluation and serving alike."""
+    distinct_words: bool = False
+    """Each word of an expansion is searched once: BM25 counts a repeated word linearly, and small models repeat.
+    In ranking, evaluation and serving alike."""
     workers: int | None = Field(default=None, ge=1)
     """Actors; null means one a CPU core."""
     queries_per_unit: int = Field(default=8, ge=1)

@@ -21,9 +21,9 @@ class Choice:
     best: str
 
 
-def expansions(pipeline: Pipeline, samples: Artifact) -> dict[str, str]:
-    """qid -> expansion of a greedy run, as it is searched."""
-    data = pipeline.expansions(samples)
+def expansions(samples: Artifact) -> dict[str, str]:
+    """qid -> expansion of a greedy run."""
+    data = samples.read()
     return dict(zip(data["qid"].to_pylist(), data["expansion"].to_pylist(), strict=True))
 
 
@@ -32,15 +32,19 @@ def choose_prompt(pipeline: Pipeline) -> tuple[PromptConfig, Choice]:
     config = pipeline.config
     named = [resolve(p) for p in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)]
     prompts = list({prompt.name: prompt for prompt in named}.values())
-    texts = {prompt.name: expansions(pipeline, pipeline.greedy("dev", prompt)) for prompt in prompts}
+    texts = {prompt.name: expansions(pipeline.greedy("dev", prompt)) for prompt in prompts}
     choice = _choose(pipeline, texts, "rank_dev_prompts")
     return next(prompt for prompt in prompts if prompt.name == choice.best), choice
 
 
 def choose_cut(pipeline: Pipeline, prompt: PromptConfig) -> tuple[int, Choice]:
     """The number of words of that prompt's expansions that rank best on dev."""
-    full = expansions(pipeline, pipeline.greedy("dev", prompt))
-    texts = {str(words): {q: cut(t, words) for q, t in full.items()} for words in pipeline.config.evaluate.cut_words}
+    full = expansions(pipeline.greedy("dev", prompt))
+    distinct = pipeline.config.rank.distinct_words
+    texts = {
+        str(words): {q: cut(t, words, distinct) for q, t in full.items()}
+        for words in pipeline.config.evaluate.cut_words
+    }
     choice = _choose(pipeline, texts, "rank_dev_cuts")
     return int(choice.best), choice
 
@@ -53,7 +57,7 @@ def _choose(pipeline: Pipeline, texts: Mapping[str, Mapping[str, str]], stage: s
         for qid, text in variant.items()
     ]
     inputs = {"expansions": digest(rows)}
-    ranks = pipeline.rank_table("dev", pa.Table.from_pylist(rows), inputs, stage, pipeline.search).read()
+    ranks = pipeline.rank_table("dev", pa.Table.from_pylist(rows), inputs, stage).read()
     index, rank = ranks["sample_idx"].to_numpy(), ranks["gold_rank"].to_numpy()
     tried = {name: round(float(np.mean(1 / rank[index == i])), 5) for i, name in enumerate(texts)}
     return Choice(tried, max(tried, key=tried.__getitem__))

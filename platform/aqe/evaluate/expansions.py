@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aqe.expand.compose import distinct_words
+
 _WORD = re.compile(r"\w+")
 #: What a cut leaves hanging at the end.
 _TRAILING = " \t\r\n,;:.!?-–—…/&(["
@@ -33,11 +35,14 @@ def leaks(expansion: str, answers: Sequence[str]) -> bool:
     return bool(answers) and contains_answer(expansion, answers)
 
 
-def cut(expansion: str, count: int) -> str:
+def cut(expansion: str, count: int, distinct: bool = False) -> str:
     """The first `count` words (parted by blanks), without the punctuation that the cut leaves at the end.
 
-    An expansion that is not longer is returned as it is, blanks around it stripped.
+    With `distinct` repeated words are left out before they are counted. An expansion that is not longer is returned as
+    it is, blanks around it stripped.
     """
+    if distinct:
+        expansion = distinct_words(expansion)
     parts = expansion.split()
     if len(parts) <= count:
         return expansion.strip()

@@ -37,7 +37,8 @@ class ReportContext:
     """As given to `evaluate`."""
     subtitle: str = ""
     query_weight: int = 1
-    """As in the composed queries that were searched."""
+    distinct_words: bool = False
+    """Both as in the composed queries that were searched."""
     examples: int = 8
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the defaults; nested mappings are shown with dotted keys."""
@@ -119,7 +120,9 @@ def best_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {m: max((s[m]["value"] for s in fair), default=-1.0) for m in COLUMNS}
 
 
-def per_query_table(queries: pa.Table, systems: Sequence[System], query_weight: int = 1) -> pa.Table:
+def per_query_table(
+    queries: pa.Table, systems: Sequence[System], query_weight: int = 1, distinct: bool = False
+) -> pa.Table:
     """One row a system and query: expansion (null: none is made), composed query, exact rank, and every measure."""
     qids, texts = queries["qid"].to_pylist(), queries["text"].to_pylist()
     parts = []
@@ -132,7 +135,8 @@ def per_query_table(queries: pa.Table, systems: Sequence[System], query_weight: 
             "query": pa.array([texts[i] for i in index], pa.string()),
             "expansion": pa.array(expansions, pa.string()),
             "composed": pa.array(
-                [compose(texts[i], e or "", query_weight) for i, e in zip(index, expansions, strict=True)], pa.string()
+                [compose(texts[i], e or "", query_weight, distinct) for i, e in zip(index, expansions, strict=True)],
+                pa.string(),
             ),
             "gold_rank": pa.array(system.ranks, pa.int32()),
             "search_ms": pa.array([None] * len(index) if system.search_ms is None else system.search_ms, pa.float32()),
@@ -180,7 +184,8 @@ def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) 
     """
     (out / "plots").mkdir(parents=True, exist_ok=True)
     write_text(json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n", out / "metrics.json")
-    write_parquet(per_query_table(context.queries, context.systems, context.query_weight), out / "per_query.parquet")
+    table = per_query_table(context.queries, context.systems, context.query_weight, context.distinct_words)
+    write_parquet(table, out / "per_query.parquet")
     systems = ordered(context.systems)
     shown = {
         "context": context,

@@ -38,7 +38,7 @@ class RetrieveWorker:
 
     def __init__(self, config: RankConfig, index: Path, index_config: IndexConfig) -> None:
         self._ranker = make_ranker(config, index, index_config)
-        self._weight = config.query_weight
+        self._config = config
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         made: list[dict[str, Any]] = []
@@ -51,7 +51,8 @@ class RetrieveWorker:
         return Result(table(made, RETRIEVED), dead, {"ranks": len(made)})
 
     def _retrieve(self, row: Row) -> dict[str, Any]:
-        composed = compose(row["query"], row["expansion"], self._weight)
+        config = self._config
+        composed = compose(row["query"], row["expansion"], config.query_weight, config.distinct_words)
         started = time.perf_counter()
         hits = self._ranker.search(composed, DEPTH)
         seconds = time.perf_counter() - started

@@ -1,5 +1,6 @@
 """The stage that evaluates: greedy expansions of held-out queries by each model, searched, compared, reported."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from aqe.align.curves import plot_curves
-from aqe.align.export import write_model_card
 from aqe.artifact import Artifact, digest, read_parquet
+from aqe.card import write_card
 from aqe.config.pipeline import STAGES
 from aqe.evaluate.compare import System, evaluate
 from aqe.evaluate.console import console_examples, console_table
 from aqe.evaluate.report import ReportContext, write_report
 from aqe.evaluate.runs import write_qrels, write_run
-from aqe.evaluate.systems import LABELS, hits, search, sources, system
+from aqe.evaluate.systems import hits, search, sources, system
 from aqe.pipeline import Pipeline
-from aqe.sample.prompts import render, resolve
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
         table = console_table(metrics)
         examples = console_examples(queries, systems, metrics)
         (out / "summary.txt").write_text(f"{table}\n\n{examples}\n")
-        _write_cards(pipeline, metrics)
         return {"queries": queries.num_rows, "systems": len(systems)}
 
     report = pipeline.make(
@@ -61,6 +60,10 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
         build=build,
     )
     _point(pipeline.root / "report", report.path)
+    if split == "test":
+        metrics = json.loads((report.path / "metrics.json").read_text())
+        for name in config.models:
+            write_card(pipeline, name, pipeline.model(name).path / "model", metrics)
     return Evaluation(report, _closing(pipeline, report))
 
 
@@ -74,12 +77,15 @@ def _write_runs(out: Path, found: Mapping[str, Artifact], qrels: pa.Table) -> No
 def _artifacts(pipeline: Pipeline) -> list[Artifact]:
     """What the run's numbers come from, in the order of the loop."""
     samples = pipeline.candidates()
-    aligned: dict[str, Artifact] = {}
-    for name in pipeline.config.models:
-        model = pipeline.model(name)
-        aligned[model.path.name] = model
+    aligned = [pipeline.model(name) for name in _trained(pipeline)]
     first = [pipeline.corpus, pipeline.queries, pipeline.index, *(pipeline.judged(s) for s in ("train", "dev", "test"))]
-    return [*first, samples, pipeline.ranks("train", samples, "rank_train"), pipeline.preferences, *aligned.values()]
+    return [*first, samples, pipeline.ranks("train", samples, "rank_train"), pipeline.preferences, *aligned]
+
+
+def _trained(pipeline: Pipeline) -> list[str]:
+    """Every training stage of the run by the model that it ends in: of RSFT + DPO, RSFT too."""
+    names = (STAGES[model][: i + 1] for model in pipeline.config.models for i in range(len(STAGES[model])))
+    return list(dict.fromkeys("_".join(stages) for stages in names))
 
 
 def _context(
@@ -88,7 +94,8 @@ def _context(
     config = pipeline.config
     artifacts = _artifacts(pipeline)
     samples = pipeline.candidates().stats
-    tables = {name: read_parquet(pipeline.model(name).path / "curves.parquet") for name in config.models}
+    trained = _trained(pipeline)
+    tables = {name: read_parquet(pipeline.model(name).path / "curves.parquet") for name in trained}
     curves = out / "curves.png"
     plot_curves(curves, tables)
     n = max(samples["candidates"], 1)
@@ -98,11 +105,12 @@ def _context(
         f"{pipeline.index.stats['passages']:,} passages",
         queries=queries,
         systems=systems,
-        query_weight=pipeline.search.query_weight,
+        query_weight=config.rank.query_weight,
+        distinct_words=config.rank.distinct_words,
         examples=config.evaluate.examples,
         settings=config.model_dump(mode="json", exclude_defaults=True, exclude={"runs_dir", "name"}),
         stages=[_stage_row(a) for a in artifacts],
-        curves=[(curves, "Training curves of each model's last stage")],
+        curves=[(curves, "Training curves of each stage, by the model that it ends in")],
         sampling={
             "candidates": samples["candidates"],
             "truncated at the token limit": f"{samples['truncated'] / n:.1%}",
@@ -113,7 +121,7 @@ def _context(
             "chosen on dev": choices,
         },
         preferences={k: v for k, v in pipeline.preferences.stats.items() if k != "wall_seconds"},
-        alignment={name: _training(pipeline.model(name)) for name in config.models},
+        alignment={name: _training(pipeline.model(name)) for name in trained},
         dead_letters={a.manifest["stage"]: _dead(a) for a in artifacts},
         paths={name: str(pipeline.model(name).path / "model") for name in config.models},
         next_steps=next_steps(pipeline),
@@ -178,45 +186,6 @@ def next_steps(pipeline: Pipeline) -> list[str]:
         "Another β, everything before alignment reused: --set align.dpo.beta=0.3",
         "Your own corpus and model: a config of ten lines, see README.md",
     ]
-
-
-def _write_cards(pipeline: Pipeline, metrics: Mapping[str, Any]) -> None:
-    """The model card with the results, beside each model's weights."""
-    config = pipeline.config
-    prompt = resolve(config.prompt)
-    for name in config.models:
-        artifact = pipeline.model(name)
-        measured = metrics["systems"][name]
-        write_model_card(
-            artifact.path / "model",
-            title=f"AQE {LABELS[name]}: {config.name}",
-            base_model=pipeline.base.source,
-            license=pipeline.base.license,
-            example=None if prompt.chat else render(prompt, "(the query)"),
-            facts={
-                "Data": {
-                    "corpus": f"{pipeline.index.stats['passages']} passages, artifact {pipeline.corpus.path.name}",
-                    "training queries": pipeline.preferences.stats["queries"],
-                    "preferences": f"{pipeline.preferences.stats['dpo_pairs']} pairs, {pipeline.preferences.path.name}",
-                    "samples": pipeline.candidates().path.name,
-                },
-                "Index": {"name": pipeline.index.path.name, **config.index.model_dump(include={"k1", "b", "language"})},
-                "Settings": {
-                    "stages": STAGES[name],
-                    **{
-                        f"{stage}.{k}": v
-                        for stage in STAGES[name]
-                        for k, v in getattr(config.align, stage).model_dump().items()
-                    },
-                    "query weight": pipeline.search.query_weight,
-                    **artifact.manifest["versions"],
-                },
-                f"Results ({metrics['num_queries']} {config.evaluate.split} queries)": {
-                    m: f"{measured[m]['value']:.4f} [{measured[m]['low']:.4f}, {measured[m]['high']:.4f}]"
-                    for m in ("top_1", "top_5", "top_20", "top_100", "mrr", "ndcg_10")
-                },
-            },
-        )
 
 
 def _point(link: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from aqe.artifact import Artifact, digest
+from aqe.card import TITLES
 from aqe.evaluate.baselines import Choice, choose_cut, choose_prompt, expansions
 from aqe.evaluate.compare import System
 from aqe.evaluate.expansions import cut
@@ -23,9 +24,7 @@ LABELS = {
     "zero_shot": "zero-shot, the prompt that is served",
     "zero_shot_best": "zero-shot, the best prompt on dev",
     "zero_shot_cut": "zero-shot, best prompt, cut to the best length on dev",
-    "rsft": "RSFT",
-    "dpo": "DPO",
-    "rsft_dpo": "RSFT + DPO",
+    **TITLES,
     "best_of_n": "best of n candidates (oracle)",
 }
 
@@ -48,19 +47,16 @@ def sources(pipeline: Pipeline) -> tuple[dict[str, Source], dict[str, Any]]:
     best, tried_prompts = choose_prompt(pipeline)
     words, tried_cuts = choose_cut(pipeline, best)
     zero, top = pipeline.greedy(split, served), pipeline.greedy(split, best)
+    short = {q: cut(t, words, config.rank.distinct_words) for q, t in expansions(top).items()}
     found = {
         "bm25": Source(dict.fromkeys(queries["qid"].to_pylist(), "")),
-        "zero_shot": Source(expansions(pipeline, zero), _seconds(zero), f"prompt {served.name}"),
-        "zero_shot_best": Source(expansions(pipeline, top), _seconds(top), f"prompt {best.name}"),
-        "zero_shot_cut": Source(
-            {q: cut(t, words) for q, t in expansions(pipeline, top).items()},
-            _seconds(top),
-            f"prompt {best.name}, {words} words",
-        ),
+        "zero_shot": Source(expansions(zero), _seconds(zero), f"prompt {served.name}"),
+        "zero_shot_best": Source(expansions(top), _seconds(top), f"prompt {best.name}"),
+        "zero_shot_cut": Source(short, _seconds(top), f"prompt {best.name}, {words} words"),
     }
     for name in config.models:
         run = pipeline.greedy(split, served, name)
-        found[name] = Source(expansions(pipeline, run), _seconds(run), f"prompt {served.name}")
+        found[name] = Source(expansions(run), _seconds(run), f"prompt {served.name}")
     if config.evaluate.oracle_queries != 0:
         found["best_of_n"] = _oracle(pipeline)
     choices = {"zero_shot_best": _tried(tried_prompts), "zero_shot_cut": _tried(tried_cuts)}
@@ -81,20 +77,10 @@ def _oracle(pipeline: Pipeline) -> Source:
     config = pipeline.config
     split = config.evaluate.split
     samples = pipeline.candidates(split, config.evaluate.oracle_queries)
-    table = pipeline.expansions(samples)
-    flag = str(config.evaluate.distinct_words)
-    inputs: dict[str, Artifact | str] = {"samples": samples, "distinct_words": flag}
-    ranks = pipeline.rank_table(split, table, inputs, f"rank_{split}", pipeline.search)
-    texts = dict(
-        zip(
-            zip(*(table[c].to_pylist() for c in ("qid", "sample_idx")), strict=True),
-            table["expansion"].to_pylist(),
-            strict=True,
-        )
-    )
+    ranks = pipeline.ranks(split, samples, f"rank_{split}")
     prompts = dict.fromkeys(samples.read()["qid"].to_pylist(), "")
     judged = join(prompts, samples.read(), ranks.read(), config.prefer)
-    best = {j.qid: texts.get((j.qid, j.best_first()[0].sample_idx), "") for j in judged}
+    best = {j.qid: j.best_first()[0].expansion for j in judged}
     note = f"{config.sample.num_samples} candidates, the best chosen by its true rank"
     return Source(best, _seconds(samples), note)
 
@@ -115,7 +101,7 @@ def search(pipeline: Pipeline, name: str, source: Source, queries: pa.Table, qre
     return pipeline.make(
         stage,
         config={
-            **pipeline.search.model_dump(include={"engine", "query_weight"}),
+            **config.rank.model_dump(include={"engine", "query_weight", "distinct_words"}),
             **config.index.model_dump(include={"k1", "b"}),
         },
         inputs={"index": pipeline.index, "queries": digest(rows)},
@@ -124,7 +110,7 @@ def search(pipeline: Pipeline, name: str, source: Source, queries: pa.Table, qre
             rows,
             index=pipeline.index.path,
             index_config=config.index,
-            config=pipeline.search,
+            config=config.rank,
             pool=ranker_pool(config.rank, pipeline.num_cpus),
             max_dead_share=config.max_dead_share,
             say=pipeline.say,

@@ -1,13 +1,28 @@
-"""Query and expansion become the one query that is searched."""
+"""Query and expansion become the one query that is searched: in the reward, in evaluation and in serving."""
+
+#: What may stand around a word. `+` and `#` are not in it: C++ and C# are words of their own.
+_AROUND = " ,.;:!?\"'()[]{}<>/\\|-–—…*_~`“”‘’«»"
 
 
-def compose(query: str, expansion: str, query_weight: int = 1) -> str:
+def compose(query: str, expansion: str, query_weight: int = 1, distinct: bool = False) -> str:
     """Query without its final question mark, ` ? `, expansion (EAR, arXiv 2305.17080).
 
-    `query_weight` repeats the query, as query2doc does: BM25 counts repeated terms linearly. An empty expansion
-    leaves the query as it is, because weighting all terms alike changes no rank.
+    `query_weight` repeats the query, as query2doc does: BM25 counts repeated terms linearly. With `distinct` each word
+    of the expansion is searched once. An empty expansion leaves the query as it is, because weighting all terms alike
+    changes no rank.
     """
+    if distinct:
+        expansion = distinct_words(expansion)
     if not expansion.strip():
         return query
     stripped = query.strip().rstrip("?").rstrip()
     return " ".join([stripped] * query_weight) + " ? " + expansion
+
+
+def distinct_words(expansion: str) -> str:
+    """Each word once, where it first stands; case and punctuation around it make no other word, and are none alone."""
+    first: dict[str, str] = {}
+    for word in expansion.split():
+        if key := word.strip(_AROUND).lower():
+            first.setdefault(key, word)
+    return " ".join(first.values())

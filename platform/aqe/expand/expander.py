@@ -15,7 +15,7 @@ from aqe.config.sample import EngineConfig, PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.expand.compose import compose
 from aqe.expand.settings import SETTINGS, ExpanderSettings
-from aqe.sample.clean import clean, distinct_words
+from aqe.sample.clean import clean
 from aqe.sample.engine import Engine, Request, Sampling, choose_engine, make_engine
 from aqe.sample.prompts import render, resolve
 
@@ -105,9 +105,7 @@ class Expander:
             )
         made = answer[0]
         text = clean(made.raw)
-        if self.settings.distinct_words:
-            text = distinct_words(text)
-        composed = compose(query, text, self.settings.query_weight)
+        composed = compose(query, text, self.settings.query_weight, self.settings.distinct_words)
         return Expansion(query, text, composed, made.finish_reason, made.num_tokens, milliseconds)
 
 

@@ -19,6 +19,7 @@ class ExpanderSettings(Config):
     query_weight: int = Field(default=1, ge=1)
     max_tokens: int = Field(default=100, ge=1)
     distinct_words: bool = False
+    """Each word of an expansion is searched once."""
 
     def write(self, model_dir: Path) -> None:
         """Write `model_dir`/aqe.json."""

@@ -33,7 +33,7 @@ class RankWorker:
 
     def __init__(self, config: RankConfig, index: Path, index_config: IndexConfig, stage: str) -> None:
         self._ranker = make_ranker(config, index, index_config)
-        self._weight = config.query_weight
+        self._config = config
         self._stage = stage
 
     def __call__(self, rows: Sequence[Row]) -> Result:
@@ -48,12 +48,17 @@ class RankWorker:
         return Result(table(made, RANKS), dead, {"ranks": len(made)})
 
     def _rank(self, row: Row) -> list[dict[str, Any]]:
+        config = self._config
+        composed = [
+            compose(row["query"], expansion, config.query_weight, config.distinct_words)
+            for expansion in ["", *row["expansions"]]
+        ]
         # The same text has the same rank: duplicates are searched once.
-        texts = {compose(row["query"], expansion, self._weight): None for expansion in ["", *row["expansions"]]}
-        ranks = dict(zip(texts, self._ranker.gold_ranks(list(texts), row["relevant"]), strict=True))
+        texts = list(dict.fromkeys(composed))
+        ranks = dict(zip(texts, self._ranker.gold_ranks(texts, row["relevant"]), strict=True))
         made = []
-        for i, expansion in enumerate(["", *row["expansions"]]):
-            gold = ranks[compose(row["query"], expansion, self._weight)]
+        for i, text in enumerate(composed):
+            gold = ranks[text]
             sample_idx = PLAIN if i == 0 else row["sample_idx"][i - 1]
             made.append(
                 {
