@@ -75,4 +75,4 @@ def test_both_engines_mean_the_same() -> None:
         assert greedy["logprob"] == pytest.approx(own.logprob, abs=1e-3)
         reasons.add(own.finish_reason)
     assert reasons == {"stop", "length"}
-    assert first[4][0]["num_tokens"] == 0
+    assert (first[4][0]["raw"], first[4][0]["num_tokens"]) == ("", 1), "the end-of-text token alone"

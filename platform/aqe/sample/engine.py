@@ -20,7 +20,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Generated:
-    """One candidate. `raw` is the exact decoded text without the stop text; `logprob` sums over its tokens (nats)."""
+    """One candidate. `raw` is the exact decoded text without the stop text.
+
+    `num_tokens` counts what was generated: the end-of-text token or the tokens of the stop text too. `logprob` (nats)
+    sums over the same tokens.
+    """
 
     raw: str
     finish_reason: Literal["stop", "length"]

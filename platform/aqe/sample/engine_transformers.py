@@ -1,8 +1,8 @@
 """Generation with a transformers model: works wherever torch does.
 
-The model is the library's own; the loop around it is made for many candidates of few prompts. Each prompt is computed
-once and its key-value cache expanded to the candidates, rows that have ended leave the batch, and the cut to the top k
-comes before the softmax.
+The model is the library's own; the loop around it is made for many candidates of few prompts. What all prompts begin
+with is computed once, each prompt once, and its key-value cache expanded to the candidates; rows that have ended leave
+the batch, and the cut to the top k comes before the softmax.
 """
 
 import copy
@@ -20,6 +20,8 @@ from aqe.sample.prompts import token_ids
 
 _PREFILL_TOKENS = 32_768
 """Prompt tokens computed together, padding included: bounds the memory of long prompts."""
+_SHARED = 16
+"""Fewest tokens that are worth computing apart when all prompts begin with them, as few-shot prompts do."""
 _TAIL = 8
 """Prompt tokens that are decoded with a continuation, so that its leading blank survives."""
 _ROOM = 32
@@ -85,9 +87,8 @@ class TransformersEngine:
     """Implements `aqe.sample.engine.Engine`.
 
     `logprob` sums the model's own log-probabilities (full vocabulary, no temperature, no cut) of every token drawn, the
-    end-of-text token included, as vLLM's `cumulative_logprob` does. `num_tokens` leaves the end-of-text token out; with
-    a stop text it counts the tokens up to the one that completed it. A last character that was cut inside its bytes is
-    left out of `raw`.
+    end-of-text token included, as vLLM's `cumulative_logprob` does; `num_tokens` counts the same tokens. A last
+    character that was cut inside its bytes is left out of `raw`.
     """
 
     name = "transformers"
@@ -105,6 +106,8 @@ class TransformersEngine:
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.ends = {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
+        self._prefix: tuple[list[int], Any] | None = None
+        """The newest beginning that prompts shared, and its cache."""
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
@@ -144,11 +147,7 @@ class TransformersEngine:
 
     def _candidates(self, prompts: list[list[int]], requests: list[Request]) -> list[list[_Row]]:
         """All candidates of a group of prompts, in batches of equal size."""
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        out = self.model(ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+        prefilled, logits, mask = self._prefill(prompts)
         zero, first = self.sampling.temperature == 0, self.sampling.include_greedy
         candidates = [
             [_Row(i, prompts[i][-_TAIL:], zero or (first and n == 0)) for n in range(request.num_samples)]
@@ -161,10 +160,39 @@ class TransformersEngine:
         size = -(-len(rows) // batches)
         for start in range(0, len(rows), size):
             # The prompts' cache is small: it is copied before the expansion, not after.
-            cache = copy.deepcopy(out.past_key_values)
+            cache = copy.deepcopy(prefilled)
             cache.layers = [_RoomyLayer.around(x) if type(x) is DynamicLayer else x for x in cache.layers]
-            self._decode(rows[start : start + size], uniform[start : start + size], cache, out.logits[:, -1], mask)
+            self._decode(rows[start : start + size], uniform[start : start + size], cache, logits, mask)
         return candidates
+
+    def _prefill(self, prompts: list[list[int]]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """The prompts' cache, logits of the next token (prompts, vocabulary), attention mask (prompts, tokens)."""
+        # What the first and the last in order share, all between them share too.
+        first, last = min(prompts), max(prompts)
+        shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        shared = min(shared, min(map(len, prompts)) - 1)
+        cache = self._beginning(prompts[0][:shared]) if len(prompts) > 1 and shared >= _SHARED else None
+        if cache is None:
+            shared = 0
+        else:
+            cache.batch_repeat_interleave(len(prompts))
+        rest = [p[shared:] for p in prompts]
+        longest = max(map(len, rest))
+        ids = torch.tensor([[0] * (longest - len(r)) + r for r in rest], device=self.device)
+        mask = torch.tensor([[1] * shared + [0] * (longest - len(r)) + [1] * len(r) for r in rest], device=self.device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+        out = self.model(
+            ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        return out.past_key_values, out.logits[:, -1], mask
+
+    def _beginning(self, ids: list[int]) -> Any:
+        """A cache of one row that holds `ids`, or None where a layer keeps a window: padding would count in it."""
+        if self._prefix is None or self._prefix[0] != ids:
+            out = self.model(torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1)
+            self._prefix = ids, out.past_key_values
+        cache = self._prefix[1]
+        return copy.deepcopy(cache) if all(type(layer) is DynamicLayer for layer in cache.layers) else None
 
     def _decode(
         self, rows: list[_Row], uniform: torch.Tensor, cache: Any, logits: torch.Tensor, mask: torch.Tensor
@@ -232,7 +260,8 @@ class TransformersEngine:
     def _finished(self, row: _Row) -> Generated:
         assert row.finish is not None
         raw = self._text(row).rstrip("\ufffd") if row.text is None else row.text
-        return Generated(raw, row.finish, len(row.tokens), row.logprob)
+        ended = row.finish == "stop" and row.text is None
+        return Generated(raw, row.finish, len(row.tokens) + ended, row.logprob)
 
 
 def _uniform(request: Request, max_tokens: int) -> torch.Tensor:

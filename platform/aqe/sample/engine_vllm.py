@@ -5,7 +5,7 @@ only and hides why a generation ended.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from aqe.config.sample import EngineConfig
 from aqe.sample.engine import Generated, Request, Sampling
@@ -30,14 +30,18 @@ class VllmEngine:
     name = "vllm"
 
     def __init__(self, model_path: str, config: EngineConfig, sampling: Sampling) -> None:
+        from transformers import AutoConfig
         from vllm import LLM
         from vllm.platforms import current_platform
 
+        # vLLM refuses more than the model was made for.
+        text_config = AutoConfig.from_pretrained(model_path).get_text_config()
+        longest = getattr(text_config, "max_position_embeddings", None)
         on_cpu = current_platform.is_cpu()
         dtype = ("float32" if on_cpu else "bfloat16") if config.dtype == "auto" else config.dtype
         options: dict[str, Any] = {
             "dtype": dtype,
-            "max_model_len": config.max_model_len,
+            "max_model_len": config.max_model_len if longest is None else min(config.max_model_len, longest),
             "max_num_seqs": config.max_batch,
             # torch.compile pays on a CPU only after some 100,000 tokens.
             "enforce_eager": on_cpu,
@@ -53,7 +57,7 @@ class VllmEngine:
             options["block_size"] = 32
         self._llm = LLM(model=model_path, **(options | config.extra))
         self._sampling = sampling
-        self._max_prompt = config.max_model_len - sampling.max_tokens
+        self._max_prompt = self._llm.model_config.max_model_len - sampling.max_tokens
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         # A cached prefix changes the shapes of the matrix products and so the last bits: each batch starts without.
@@ -66,8 +70,10 @@ class VllmEngine:
             if not request.prompt.strip() or not ids:
                 answers[i] = "the prompt is empty"
             elif len(ids) > self._max_prompt:
-                limit = f"engine.max_model_len - max_tokens = {self._max_prompt}"
-                answers[i] = f"the prompt has {len(ids)} tokens, more than {limit}"
+                answers[i] = (
+                    f"the prompt has {len(ids)} tokens, more than the {self._max_prompt} that engine.max_model_len, "
+                    "the model and max_tokens leave"
+                )
             else:
                 for param in self._params(request):
                     prompts.append({"prompt_token_ids": ids})
@@ -100,8 +106,5 @@ class VllmEngine:
 
 
 def _generated(output: Any) -> Generated:
-    """vLLM counts the end-of-text token, the contract does not; a stop text is named in `stop_reason`."""
-    if output.finish_reason == "length":
-        return Generated(output.text, "length", len(output.token_ids), output.cumulative_logprob)
-    ended = not isinstance(output.stop_reason, str)
-    return Generated(output.text, "stop", len(output.token_ids) - int(ended), output.cumulative_logprob)
+    reason: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
+    return Generated(output.text, reason, len(output.token_ids), output.cumulative_logprob)

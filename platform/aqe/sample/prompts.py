@@ -6,7 +6,7 @@ from typing import Any
 from aqe.config.sample import PromptConfig
 from aqe.errors import ConfigError
 
-_DEFINITION_EXAMPLES = """\
+DEFINITION_EXAMPLES = """\
 Definition: one who writes long stories about people and events that are made up
 Words: novelist, author, writer of fiction
 
@@ -57,7 +57,7 @@ PROMPTS = {
         PromptConfig(name="definition", template="Definition: {query}\nWords:", stop=("\n",)),
         PromptConfig(
             name="definition_few_shot",
-            template=_DEFINITION_EXAMPLES + "Definition: {query}\nWords:",
+            template=DEFINITION_EXAMPLES + "Definition: {query}\nWords:",
             stop=("\n",),
         ),
         PromptConfig(
