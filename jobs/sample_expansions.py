@@ -10,9 +10,9 @@ def sample_expansions(pipeline: Pipeline) -> None:
     samples = pipeline.candidates()
     stats = samples.stats
     shares = ", ".join(f"{stats[flag]} {flag}" for flag in ("truncated", "empty", "duplicate"))
-    rate = stats.get("tokens_per_second", "no rate, resumed:")
     say(f"{stats['candidates']} candidates ({shares})")
-    say(f"engine {stats['engine']}, {stats['tokens']} tokens, {rate} tokens/s, {samples.path}")
+    say(f"engine {stats['engine']}, {stats['tokens']} tokens, {stats['tokens_per_worker_second']} a second and worker")
+    say(str(samples.path))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def test_presets_hold_only_differences(path: Path) -> None:
         ("prompt={name: x, template: no place}", "{query} exactly once"),
         ("sample.seed", "key.path=value"),
         ("name.x=1", "is a value"),
+        ("models=[rsft", "the value is not YAML"),
     ],
 )
 def test_mistakes_are_named(assignment: str, mention: str) -> None:

@@ -1,12 +1,14 @@
 """The quickstart's corpus: large enough, nothing on two sides, every right answer there, no query copied from it."""
 
 import hashlib
+import re
 
 import pytest
 
 from aqe import records
 from aqe.corpus import reverse_dictionary as rd
 from aqe.errors import DependencyError
+from aqe.sample.prompts import PROMPTS, render
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,3 +74,9 @@ def test_every_positive_is_in_the_corpus_and_is_not_copied() -> None:
 )
 def test_gives_away(headword: str, definition: str, expected: bool) -> None:
     assert rd.gives_away(headword, definition) is expected
+
+
+def test_no_held_out_query_asks_for_a_word_of_the_few_shot_prompt() -> None:
+    shown = set(re.findall(r"[a-z]+", render(PROMPTS["definition_few_shot"], "x").lower()))
+    for split in ("dev", "test"):
+        assert not shown & {docid for ids in rd.queries()[split]["positives"].to_pylist() for docid in ids}

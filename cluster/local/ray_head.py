@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -39,6 +40,11 @@ def free_ports(count: int) -> list[int]:
         for s in sockets:
             s.bind(("127.0.0.1", 0))
         return [s.getsockname()[1] for s in sockets]
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the process that starts this one is gone, even if it was killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _wait(process: subprocess.Popen[bytes], dashboard: int, log: Path) -> None:
@@ -105,7 +111,15 @@ def ray_head() -> Iterator[Head]:
     log = directory / "head.log"
     with log.open("wb") as out:
         # From a neutral directory: Ray's workers would import this checkout in place of the submitted package.
-        process = subprocess.Popen(command, env=env, cwd=directory, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=directory,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
     try:
         _wait(process, dashboard, log)
         yield Head(

@@ -44,7 +44,9 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args()
-    options = ["--config", args.config, "--base-dir", str(Path.cwd())]
+    # The job's working directory is a copy of this project: a file of the user's is named by its whole path.
+    named = str(Path(args.config).absolute()) if args.config.endswith((".yaml", ".yml")) else args.config
+    options = ["--config", named, "--base-dir", str(Path.cwd())]
     for assignment in args.set:
         options += ["--set", assignment]
     # The configuration is read here too, so that a mistake costs a second and not a cluster's start.
@@ -60,8 +62,9 @@ def main() -> int:
         free = shutil.disk_usage(Path.cwd()).free / 1e9
         print(f"{args.config}: {NEEDS[args.config]} ({free:.0f} GB free here)", flush=True)
     print("Starting a Ray on this machine ...", flush=True)
-    # Ended from outside, it ends its Ray too.
+    # Ended from outside, or its terminal closed, it ends its Ray too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     started = time.monotonic()
     with ray_head() as head:
         print(

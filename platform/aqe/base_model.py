@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -88,17 +88,41 @@ def model_directory(config: ModelConfig) -> Path:
     return path
 
 
-def check_model(config: ModelConfig) -> None:
+def check_model(config: ModelConfig, chat_prompts: Sequence[str] = ()) -> None:
     """Find out before any compute whether `resolve_model` will work; reads no weights, converts and downloads none.
 
-    Raises what `resolve_model` raises.
+    Raises what `resolve_model` raises, and InputError when the tokenizer cannot be loaded, has no end-of-text token, or
+    has no chat template though `chat_prompts` (their names) need one.
     """
     if config.source.startswith(PACKAGE):
         _package(config)
-    elif _is_path(config.source):
-        _check_directory(_directory(config))
+        return
+    if _is_path(config.source):
+        path = _directory(config)
+        _check_directory(path)
     else:
-        _check_directory(_download(config, _DESCRIPTIONS), weights=False)
+        path = _download(config, _DESCRIPTIONS)
+        _check_directory(path, weights=False)
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:
+        # Whatever a broken file makes the library throw.
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the tokenizer in {path} cannot be loaded ({why}). Save it anew beside the weights."
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer in {path} has no end-of-text token (eos_token), so no expansion could ever end. Set it and "
+            "save the tokenizer again."
+        )
+    if chat_prompts and getattr(tokenizer, "chat_template", None) is None:
+        raise InputError(
+            f"the tokenizer in {path} has no chat template, but {', '.join(chat_prompts)} is a chat prompt. Choose "
+            "another prompt, or a model that was made for chat."
+        )
 
 
 def cache_directory() -> Path:

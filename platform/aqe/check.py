@@ -25,13 +25,13 @@ def check(config: PipelineConfig) -> None:
             from aqe.corpus.reverse_dictionary import check_packages
 
             check_packages()
-    for prompt in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts):
-        resolve(prompt)
+    named = (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)
+    chat = [prompt.name for prompt in map(resolve, named) if prompt.chat]
     _fits(config)
     java_home()
     anserini_jar()
     choose_engine(config.engine, use_gpu=True)
-    check_model(config.model)
+    check_model(config.model, chat)
     check_align(config.align)
 
 

@@ -77,8 +77,10 @@ class _Actor:
             result = Result(self._empty.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
         dead = [{"stage": self._stage, "reason": why, "row": json.dumps(row, default=str)} for row, why in result.dead]
         counts = {**result.counts, "busy_seconds": time.perf_counter() - started}
+        letters = self._out / "dead_letters" / f"{name}.parquet"
+        letters.unlink(missing_ok=True)
         if dead:
-            write_parquet(table(dead, DEAD_LETTERS), self._out / "dead_letters" / f"{name}.parquet")
+            write_parquet(table(dead, DEAD_LETTERS), letters)
             metrics.count(metrics.DEAD_LETTERS, len(dead), self._stage)
         counts_row = {"name": name, "queries": len(rows), "dead": len(dead), "counts": json.dumps(counts)}
         # The data file comes last: where it is, the unit is done.
@@ -138,9 +140,11 @@ def run_units(
             progress.update(done["queries"], **{k: v for k, v in made.items() if k in RATED})
             dead += done["dead"]
             check_dead(stage, out / "dead_letters", dead, total, max_dead_share)
-    # A resumed run has seen only a part of the work: it measures no rate.
-    made = {} if before or not todo else {kind: counts[kind] for kind in RATED if kind in counts}
-    rates = {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in made.items()}
+    made = {kind: counts[kind] for kind in RATED if kind in counts}
+    rates = {f"{kind}_per_worker_second": round(n / max(counts["busy_seconds"], 1e-9), 2) for kind, n in made.items()}
+    if todo and not before:
+        # A resumed run has seen only a part of the work: it measures no rate of the whole pool.
+        rates |= {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in made.items()}
     hours = counts["busy_seconds"] / 3600
     return {
         "rows_in": total,

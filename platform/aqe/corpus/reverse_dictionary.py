@@ -21,11 +21,15 @@ import pyarrow as pa
 
 from aqe import records
 from aqe.errors import DependencyError
+from aqe.sample.prompts import DEFINITION_EXAMPLES
 
 SPLITS = ("train", "dev", "test")
 PASSAGE_WORDS = 150
 FEWEST_PASSAGE_WORDS = 4
 QUERY_WORDS = range(6, 26)
+
+#: Words that the few-shot prompt gives as examples: no query that asks for one is held out.
+_EXAMPLES = frozenset(re.findall(r"[a-z]+", DEFINITION_EXAMPLES.lower()))
 
 _HEADWORD = re.compile(r"[a-z -]*[a-z][a-z -]*")
 _SOURCE_MARK = re.compile(r"\[?(?:1913 Webster|WordNet 1\.\d)\]?")
@@ -146,7 +150,11 @@ def _queries() -> tuple[dict[str, pa.Table], Counter[str]]:
         # every headword has one definition here, neither a headword nor a definition can be on two sides.
         positives = [name.replace(" ", "_") for name in names]
         row: dict[str, Any] = {"qid": f"rd-{positives[0]}", "text": written[key], "answers": [], "positives": positives}
-        rows[_split(names[0])].append(row)
+        split = _split(names[0])
+        if split != "train" and not _EXAMPLES.isdisjoint(names):
+            counts["left out: an answer of the few-shot prompt's examples"] += 1
+            continue
+        rows[split].append(row)
         counts["queries that share a definition, merged away"] += len(names) - 1
     tables = {}
     for split, found in rows.items():
