@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import ir_measures
 import pyarrow as pa
 import pytest
 
-from aqe.artifact import read_parquet
+from aqe import Expander
+from aqe.artifact import file_digest, read_parquet
 from tests import tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +26,8 @@ README_CONFIG = re.search(r"```yaml\n# mine\.yaml\n(.*?)```", (ROOT / "README.md
 #: The README's configuration, on this machine's tiny model and at a test's counts.
 SMALL = [
     "model.source=model", "engine.name=transformers", "engine.max_model_len=256", "sample.num_samples=4", "sample.max_tokens=12",
-    "sample.queries_per_unit=2", "sample.prompt=passage", "models=[rsft]", "align.workers=1", "align.zero_stage=1", "align.max_length=256",
-    "align.rsft.batch_size=8", "align.micro_batch_size=8", "evaluate.bootstrap=500", "evaluate.cut_words=[1,2]",
+    "sample.queries_per_unit=2", "sample.prompt=passage", "models=[rsft,rsft_dpo]", "align.workers=1", "align.zero_stage=1", "align.max_length=256",
+    "align.rsft.batch_size=8", "align.dpo.batch_size=8", "align.micro_batch_size=8", "rank.query_weight=2", "rank.distinct_words=true", "evaluate.bootstrap=500", "evaluate.cut_words=[1,2]",
 ]  # fmt: skip
 
 
@@ -109,25 +111,58 @@ def undisturbed(project: Path) -> tuple[Path, str]:
 def test_the_loop_ends_in_a_report(undisturbed: tuple[Path, str]) -> None:
     root, out = undisturbed
     metrics = json.loads((root / "report" / "metrics.json").read_text())
-    for name in ("bm25", "zero_shot", "zero_shot_best", "zero_shot_cut", "rsft", "best_of_n"):
+    for name in ("bm25", "zero_shot", "zero_shot_best", "zero_shot_cut", "rsft", "rsft_dpo", "best_of_n"):
         for measure in ("top_1", "top_5", "top_20", "top_100", "mrr", "ndcg_10"):
             found = metrics["systems"][name][measure]
             assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
     assert set(metrics["differences"]["rsft_vs_bm25"]["mrr"]) >= {"value", "low", "high"}
     assert (root / "report" / "report.html").stat().st_size > 20_000
-    assert "BM25" in out or "bm25" in out
+    assert re.search(r"^bm25 +[\d.]+ \[", out, re.MULTILINE)
+    for stage in ("sample_train", "rank_train", "align_rsft", "align_rsft_dpo"):
+        assert re.search(rf"^{stage}: made in [\d:]+, [\d.e-]+ CPU hours", out, re.MULTILINE), stage
     assert str(root / "report" / "report.html") in out
-    card = (only(root, "align_rsft") / "model" / "README.md").read_text()
-    assert "build_index-" in card and "mrr" in card
+    card = (only(root, "align_rsft_dpo") / "model" / "README.md").read_text()
+    for part in (
+        "build_index-",
+        "| mrr |",
+        "dpo.beta",
+        "| temperature | 1 |",
+        "| query_weight | 2 |",
+        "Question: (the query)?",
+    ):
+        assert part in card, part
+    curves = read_parquet(only(root, "align_rsft_dpo") / "curves.parquet")
+    assert all(kl >= 0 for kl in curves["kl_per_token"].to_pylist())
+
+
+def test_the_expander_writes_what_evaluation_searched(undisturbed: tuple[Path, str]) -> None:
+    root, _ = undisturbed
+    rows = read_parquet(root / "report" / "per_query.parquet").to_pylist()
+    rows = [row for row in rows if row["system"] == "rsft_dpo"]
+    expander = Expander.load(only(root, "align_rsft_dpo"))
+    made = expander.expand_many([row["query"] for row in rows])
+    assert [(e.text, e.composed) for e in made] == [(row["expansion"], row["composed"]) for row in rows]
+    assert any(e.text for e in made)
+
+
+def test_from_a_model_one_can_walk_back_to_prompt_index_and_data(undisturbed: tuple[Path, str]) -> None:
+    root, _ = undisturbed
+    seen: set[str] = set()
+    todo = [only(root, "align_rsft_dpo").name]
+    while todo:
+        name = todo.pop()
+        seen.add(name.rsplit("-", 1)[0])
+        todo += json.loads((root / name / "manifest.json").read_text())["parents"]
+    assert seen >= {"align_rsft", "build_preferences", "sample_train", "rank_train", "build_index", "corpus", "queries"}
 
 
 def test_runs_read_back_to_the_same_numbers(undisturbed: tuple[Path, str]) -> None:
     root, _ = undisturbed
     metrics = json.loads((root / "report" / "metrics.json").read_text())
     qrels = list(ir_measures.read_trec_qrels(str(root / "report" / "runs" / "qrels.txt")))
-    for name in ("bm25", "rsft"):
+    for name in ("bm25", "zero_shot", "zero_shot_cut", "rsft", "rsft_dpo"):
         hits = list(ir_measures.read_trec_run(str(root / "report" / "runs" / f"{name}.trec")))
-        measures = {"Success@1": "top_1", "Success@5": "top_5", "nDCG@10": "ndcg_10", "RR@100": "rr_100"}
+        measures = {f"Success@{k}": f"top_{k}" for k in (1, 5, 20, 100)} | {"nDCG@10": "ndcg_10", "RR@100": "rr_100"}
         found = ir_measures.calc_aggregate([ir_measures.parse_measure(m) for m in measures], qrels, hits)
         for measure, value in found.items():
             assert value == pytest.approx(metrics["systems"][name][measures[str(measure)]]["value"], abs=1e-9)
@@ -141,10 +176,21 @@ def test_a_finished_run_does_nothing(undisturbed: tuple[Path, str], project: Pat
     assert "queries/s" not in out
 
 
-def test_another_learning_rate_samples_nothing_again(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
-    out = run("build_preferences", project, home, "align.rsft.learning_rate=1e-4", "align.dpo.beta=0.3")
+def test_another_beta_trains_dpo_again_and_nothing_else(
+    undisturbed: tuple[Path, str], project: Path, home: Path
+) -> None:
+    root, _ = undisturbed
+    out = run("align_model", project, home, "align.dpo.beta=0.3")
     assert "build_preferences: done before" in out
+    assert "align_rsft: done before" in out
     assert "queries/s" not in out
+    assert re.findall(r"^(\w+): made in", out, re.MULTILINE) == ["align_rsft_dpo"]
+    betas = {json.loads((p / "manifest.json").read_text())["config"]["beta"] for p in root.glob("align_rsft_dpo-*")}
+    assert betas == {0.1, 0.3}
+    # The other tests look for the one that is there; this one is of no more use.
+    for path in root.glob("align_rsft_dpo-*"):
+        if json.loads((path / "manifest.json").read_text())["config"]["beta"] == 0.3:
+            shutil.rmtree(path)
 
 
 def test_a_killed_driver_changes_no_row(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
@@ -182,14 +228,21 @@ def test_a_killed_driver_changes_no_row(undisturbed: tuple[Path, str], project: 
         == samples.num_rows
         == 24 * 4
     )
-    one, other = (_without_seconds(read_parquet(only(r, "align_rsft") / "curves.parquet")) for r in (whole, root))
+    for stage in ("align_rsft", "align_rsft_dpo"):
+        one, other = (_without_seconds(read_parquet(only(r, stage) / "curves.parquet")) for r in (whole, root))
+        assert one.equals(other)
+        digests = {file_digest(only(r, stage) / "model" / "model.safetensors") for r in (whole, root)}
+        assert len(digests) == 1, stage
+    one, other = (_without_times(read_parquet(r / "report" / "per_query.parquet")) for r in (whole, root))
     assert one.equals(other)
-    numbers = [json.loads((r / "report" / "metrics.json").read_text())["systems"]["rsft"]["mrr"] for r in (whole, root)]
-    assert numbers[0] == numbers[1]
 
 
 def _data(artifact: Path, name: str) -> Path:
     return artifact / name if (artifact / name).is_dir() else artifact / f"{name}.parquet"
+
+
+def _without_times(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["search_ms"])
 
 
 def _without_seconds(curves: pa.Table) -> pa.Table:
@@ -204,10 +257,20 @@ def _without_seconds(curves: pa.Table) -> pa.Table:
         ("prompt=nope", "no prompt named 'nope'"),
         ("align.rsft.trl={no_such_field: 1}", "no_such_field"),
         ("models=[dpo, rsf]", "rsf"),
+        ("model.source=./no_tokenizer", "has no tokenizer"),
+        ("prompt=chat_passage", "has no chat template"),
+        ("sample.num_samples=1", "DPO needs two candidates"),
+        ("sample.num_sample=3", "sample.num_sample: there is no such key"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(project: Path, home: Path, assignment: str, mention: str) -> None:
     (project / "corpus_only").mkdir(exist_ok=True)
+    shutil.copytree(
+        project / "model",
+        project / "no_tokenizer",
+        ignore=shutil.ignore_patterns("token*", "*.jinja"),
+        dirs_exist_ok=True,
+    )
     process = start("run_pipeline", project, home, assignment, runs="bad")
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 2, out
@@ -229,5 +292,7 @@ def test_a_bad_row_is_a_dead_letter(project: Path, home: Path) -> None:
     (path,) = (project / "dead" / "mine").glob("queries-*")
     letters = read_parquet(path / "dead_letters.parquet").to_pylist()
     assert len(letters) == 2
-    assert all("broken.jsonl" in letter["reason"] or letter["row"] for letter in letters)
+    assert any("{not json" in letter["row"] for letter in letters)
+    assert any('"qid": "x"' in letter["row"] for letter in letters)
+    assert all(letter["reason"] and letter["stage"] for letter in letters)
     assert "24 of 24 queries have a relevant passage" in out

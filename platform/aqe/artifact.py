@@ -117,6 +117,12 @@ def load(path: Path) -> Artifact:
         ) from None
 
 
+def _timed(stats: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Statistics with the seconds and, where the stage has not counted its own hours, those of one core."""
+    hours = {"cpu_hours": round(seconds / 3600, 5), "gpu_hours": 0.0}
+    return {**hours, **stats, "wall_seconds": round(seconds, 3)}
+
+
 def make(
     root: Path,
     stage: str,
@@ -127,13 +133,15 @@ def make(
     parents: tuple[Artifact, ...] = (),
     packages: tuple[str, ...] = (),
     say: Callable[[str], None] = print,
+    made: Callable[[Mapping[str, Any]], None] = lambda stats: None,
 ) -> Artifact:
     """Return the artifact of `stage` for this config and these inputs, building it unless it is there.
 
     `build(path)` fills the directory and returns the stage's statistics. It may find its own unfinished work there.
     `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id) or
     a part of an artifact; `parents` are the artifacts that such parts come from: recorded, but no part of the name.
-    `packages` are those whose version changes the result. Raises ArtifactError when another process is building it.
+    `packages` are those whose version changes the result. `made` is told the statistics of what was not there before.
+    Raises ArtifactError when another process is building it.
     """
     ids = {name: value.fingerprint if isinstance(value, Artifact) else value for name, value in inputs.items()}
     found = versions(*packages)
@@ -149,17 +157,18 @@ def make(
                 return load(path)
             started = time.time()
             stats = build(path)
-            manifest = {
+            manifest: dict[str, Any] = {
                 "stage": stage,
                 "fingerprint": fingerprint,
                 "config": config,
                 "inputs": ids,
                 "parents": [a.path.name for a in (*inputs.values(), *parents) if isinstance(a, Artifact)],
                 "versions": found,
-                "stats": {**stats, "wall_seconds": round(time.time() - started, 3)},
+                "stats": _timed(stats, time.time() - started),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
             write_text(json.dumps(manifest, indent=1, default=str) + "\n", path / MANIFEST)
+            made(manifest["stats"])
     except Timeout:
         raise ArtifactError(
             f"{path} is being built by another process. Wait for it, or stop it and run again."

@@ -24,7 +24,6 @@ from aqe.artifact import (
 )
 from aqe.base_model import BaseModel, resolve_model
 from aqe.card import write_card
-from aqe.config.align import AlignConfig
 from aqe.config.data import FileCorpus, FileQueries, SplitsConfig
 from aqe.config.pipeline import STAGES, PipelineConfig
 from aqe.config.sample import PromptConfig
@@ -34,7 +33,8 @@ from aqe.errors import InputError
 from aqe.expand.settings import ExpanderSettings
 from aqe.index import jvm
 from aqe.index.lucene import build_index
-from aqe.observe.progress import Say, say
+from aqe.observe.cost import describe
+from aqe.observe.progress import Say, duration, say
 from aqe.prefer.stage import build_preferences
 from aqe.rank.stage import rank_expansions, rank_rows, ranker_pool
 from aqe.sample.engine import Sampling, choose_engine
@@ -71,7 +71,11 @@ class Pipeline:
                 self._said.add(message)
                 self.say(message)
 
-        return make(self.root, stage, say=once, **kwargs)
+        def cost(stats: Mapping[str, Any]) -> None:
+            took = duration(stats["wall_seconds"])
+            self.say(f"{stage}: made in {took}, {describe(stats, self.config.price_per_hour)}")
+
+        return make(self.root, stage, say=once, made=cost, **kwargs)
 
     def prepare(self) -> None:
         """Everything up to the aligned models, in the order of the loop."""
@@ -370,18 +374,11 @@ class Pipeline:
 
         return self.make(
             stage,
-            config=_stage_settings(config, kind),
+            config=config.decisive(kind),
             inputs={"model": self.base.fingerprint if start is None else start, "preferences": preferences},
             packages=TRAINING_PACKAGES,
             build=build,
         )
-
-
-def _stage_settings(config: AlignConfig, kind: Literal["rsft", "dpo"]) -> dict[str, Any]:
-    shared = config.model_dump(
-        exclude={"stages", "rsft", "dpo", "max_failures", "checkpoint_steps", *_POOL_ONLY}, mode="json"
-    )
-    return {"kind": kind, **shared, **getattr(config, kind).model_dump(mode="json")}
 
 
 def _query_digests(splits: SplitsConfig) -> dict[str, str]:

@@ -146,10 +146,12 @@ def run_units(
         # A resumed run has seen only a part of the work: it measures no rate of the whole pool.
         rates |= {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in made.items()}
     hours = counts["busy_seconds"] / 3600
+    # A worker beside a GPU keeps one core busy, and so does one without.
     return {
         "rows_in": total,
         "dead": dead,
-        "worker_hours_per_1000_queries": round(1000 * hours / max(total, 1), 4),
+        "cpu_hours": round(hours, 5),
+        "gpu_hours": round(hours * pool.num_gpus, 5),
         **{k: round(v, 3) for k, v in counts.items()},
         **rates,
         "workers": pool.size,

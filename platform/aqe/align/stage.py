@@ -113,6 +113,8 @@ def train_stage(
         "micro_batch_size": micro,
         "accumulation": accumulation,
         "fit_seconds": round(seconds, 3),
+        "cpu_hours": round(seconds * workers * (1 if use_gpu else _threads(workers)) / 3600, 5),
+        "gpu_hours": round(seconds * workers * use_gpu / 3600, 5),
         **summary(table),
         **measured,
         **history,
@@ -165,7 +167,6 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
 
     Name and storage are the same every time for the same workers, so Ray Train takes up an earlier run.
     """
-    import ray
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -173,8 +174,6 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
         os.environ.setdefault(name, value)
     config: AlignConfig = job["config"]
     use_gpu: bool = job["use_gpu"]
-    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    threads = max(1, int(min(core for core in cores if core)) // workers)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config=job,
@@ -188,10 +187,18 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             # At INFO every rank says four lines a checkpoint.
             logging_config=LoggingConfig(log_level="WARNING"),
-            worker_runtime_env={"env_vars": worker_env(use_gpu, threads)},
+            worker_runtime_env={"env_vars": worker_env(use_gpu, _threads(workers))},
         ),
     )
     return Path(trainer.fit().checkpoint.path)
+
+
+def _threads(workers: int) -> int:
+    """CPU threads of a training worker: the cores of the smallest node that has any, shared out."""
+    import ray
+
+    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return max(1, int(min(core for core in cores if core)) // workers)
 
 
 def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> Any:

@@ -65,6 +65,12 @@ class AlignConfig(Config):
     """Restarts from the last checkpoint after a worker died."""
     seed: int = 0
 
+    def decisive(self, kind: Literal["rsft", "dpo"]) -> dict[str, Any]:
+        """Settings that a stage's result depends on, as JSON: not those that only say how fast it comes."""
+        apart = {"stages", "rsft", "dpo", "workers", "max_failures", "checkpoint_steps"}
+        stage = self.rsft if kind == "rsft" else self.dpo
+        return {"kind": kind, **self.model_dump(exclude=apart, mode="json"), **stage.model_dump(mode="json")}
+
     @model_validator(mode="after")
     def _order(self) -> "AlignConfig":
         if self.stages not in {("rsft",), ("dpo",), ("rsft", "dpo")}:

@@ -26,6 +26,15 @@ STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {
 }
 
 
+class PriceConfig(Config):
+    """What an hour costs, in any currency."""
+
+    cpu: float | None = Field(default=None, ge=0)
+    """Of one CPU core."""
+    gpu: float | None = Field(default=None, ge=0)
+    """Of one GPU."""
+
+
 class PipelineConfig(Config):
     """One run of the loop."""
 
@@ -46,6 +55,8 @@ class PipelineConfig(Config):
     models: tuple[str, ...] = ("rsft", "dpo", "rsft_dpo")
     """Aligned models that run_pipeline trains and compares; align_model makes that of `align.stages`."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    price_per_hour: PriceConfig = PriceConfig()
+    """Where it is given, every stage says what it cost."""
     max_dead_share: float = Field(default=0.01, ge=0, le=1)
     """A stage fails when more than this share of its rows could not be processed."""
 

@@ -11,13 +11,15 @@ import pyarrow as pa
 from aqe.align.curves import plot_curves
 from aqe.artifact import Artifact, digest, read_parquet
 from aqe.card import write_card
-from aqe.config.pipeline import STAGES
+from aqe.config.pipeline import STAGES, PriceConfig
 from aqe.evaluate.compare import System, evaluate
 from aqe.evaluate.console import console_examples, console_table
 from aqe.evaluate.report import ReportContext, write_report
 from aqe.evaluate.runs import write_qrels, write_run
 from aqe.evaluate.systems import hits, search, sources, system
+from aqe.observe.cost import money
 from aqe.pipeline import Pipeline
+from aqe.sample.prompts import resolve
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def _context(
 ) -> ReportContext:
     config = pipeline.config
     artifacts = _artifacts(pipeline)
+    served = resolve(config.prompt)
+    expanded = [pipeline.greedy(config.evaluate.split, served, name) for name in config.models]
     samples = pipeline.candidates().stats
     trained = _trained(pipeline)
     tables = {name: read_parquet(pipeline.model(name).path / "curves.parquet") for name in trained}
@@ -109,7 +113,7 @@ def _context(
         distinct_words=config.rank.distinct_words,
         examples=config.evaluate.examples,
         settings=config.model_dump(mode="json", exclude_defaults=True, exclude={"runs_dir", "name"}),
-        stages=[_stage_row(a) for a in artifacts],
+        stages=[_stage_row(a, config.price_per_hour) for a in [*artifacts, *expanded]],
         curves=[(curves, "Training curves of each stage, by the model that it ends in")],
         sampling={
             "candidates": samples["candidates"],
@@ -141,7 +145,7 @@ def _training(model: Artifact) -> dict[str, Any]:
     return {key: model.stats[key] for key in (*shown, *moved) if key in model.stats}
 
 
-def _stage_row(artifact: Artifact) -> dict[str, Any]:
+def _stage_row(artifact: Artifact, price: PriceConfig) -> dict[str, Any]:
     stats = artifact.stats
     counts = {
         k: stats[k]
@@ -149,8 +153,9 @@ def _stage_row(artifact: Artifact) -> dict[str, Any]:
         if k in stats
     }
     rates = {k.replace("_per_second", "/s"): v for k, v in stats.items() if k.endswith("_per_second")}
-    if "worker_hours_per_1000_queries" in stats:
-        rates["worker hours per 1,000 queries"] = stats["worker_hours_per_1000_queries"]
+    rates |= {"CPU hours": stats["cpu_hours"], "GPU hours": stats["gpu_hours"]}
+    if (cost := money(stats, price)) is not None:
+        rates["cost"] = cost
     return {"stage": artifact.manifest["stage"], "seconds": stats["wall_seconds"], "counts": counts, "rates": rates}
 
 
