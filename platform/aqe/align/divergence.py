@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MEASURED_ROWS = 64
 """Rows on which the finished model is measured."""
-CURVE_TOKENS = 256
+CURVE_TOKENS = 128
 """Completion tokens on which the curve is measured: the reference's file holds the whole vocabulary for each."""
 
 

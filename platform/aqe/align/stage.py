@@ -22,6 +22,7 @@ from aqe.align.worker import train_loop
 from aqe.artifact import read_parquet, write_parquet, write_text
 from aqe.config.align import AlignConfig
 from aqe.errors import ConfigError, InputError
+from aqe.observe.progress import duration
 from aqe.units import check_dead
 
 STATS = "stats.json"
@@ -82,7 +83,11 @@ def train_stage(
     check_dead(kind, out / "dead_letters.parquet", dead.num_rows, dead.num_rows + len(rows), max_dead_share)
     tokens = storage / "tokens"
     save_tokens(rows, tokens)
-    say(f"{kind}: {len(rows)} rows ({dead.num_rows} left out), {workers} workers x {micro} x {accumulation}")
+    first = ", the reference's log-probabilities first" if kind == "dpo" else ""
+    say(
+        f"{kind}: {len(rows)} rows ({dead.num_rows} left out), {workers} workers x {micro} rows x {accumulation} micro "
+        f"batches a step{first}"
+    )
     job: dict[str, Any] = {
         "kind": kind,
         "config": config,
@@ -227,9 +232,10 @@ def _progress(path: Path, kind: Kind, say: Callable[[str], None]) -> Iterator[No
             now = json.loads(path.read_text())
             first = first or (time.time(), now["step"])
             pace = (time.time() - first[0]) / max(1, now["step"] - first[1])
-            left = f", {pace * (now['steps'] - now['step']):.0f} s left" if now["step"] > first[1] else ""
+            left = now["steps"] - now["step"]
+            rate = f", {pace:.1f} s a step, ETA {duration(pace * left)}" if now["step"] > first[1] else ""
             if now["step"] != said:
-                say(f"{kind}: step {now['step']}/{now['steps']}, loss {now['loss']:.4f}{left}")
+                say(f"{kind}: step {now['step']}/{now['steps']}, loss {now['loss']:.4f}{rate}")
             said = now["step"]
 
     thread = threading.Thread(target=watch, daemon=True)
