@@ -42,7 +42,7 @@ def test_name_follows_what_it_depends_on(tmp_path: Path) -> None:
     paths = {path({"a": 1}, {}), path({"a": 2}, {}), path({"a": 1}, {"x": "1"}), path({"a": 1}, {"x": base})}
     assert len(paths) == 4
     assert path({"a": 1}, {"x": base}) in paths
-    assert load(path({"a": 1}, {"x": base})).manifest["parents"] == {"x": base.path.name}
+    assert load(path({"a": 1}, {"x": base})).manifest["parents"] == [base.path.name]
 
 
 def test_unfinished_is_refused_and_resumed(tmp_path: Path) -> None:

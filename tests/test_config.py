@@ -80,7 +80,7 @@ def test_overrides_and_base_dir(tmp_path: Path) -> None:
         "queries: {train: {format: jsonl, path: t.jsonl}, dev: {format: jsonl, path: [d.jsonl]}, "
         "test: {format: jsonl, path: /abs/e.jsonl}}\n"
     )
-    config = load_config("mine.yaml", ["align.dpo.beta=0.3", "model.source=org/model"], tmp_path)
+    config = load_config(str(tmp_path / "mine.yaml"), ["align.dpo.beta=0.3", "model.source=org/model"], tmp_path)
     assert config.name == "mine"
     assert config.align.dpo.beta == 0.3
     assert config.model.source == "org/model"

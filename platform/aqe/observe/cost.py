@@ -7,10 +7,10 @@ from aqe.config.pipeline import PriceConfig
 
 
 def money(stats: Mapping[str, Any], price: PriceConfig) -> float | None:
-    """Price of a stage in the configured currency; None where a kind of hour that it took has none."""
+    """Price of a stage in the configured currency; None where none is configured for an hour that it took."""
     hours = {"cpu": stats["cpu_hours"], "gpu": stats["gpu_hours"]}
     prices = price.model_dump()
-    if any(hours[kind] and prices[kind] is None for kind in hours):
+    if not any(hours.values()) or any(hours[kind] and prices[kind] is None for kind in hours):
         return None
     return float(sum(hours[kind] * (prices[kind] or 0.0) for kind in hours))
 
