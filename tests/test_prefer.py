@@ -1,5 +1,6 @@
 """Preference construction: who is chosen, who is rejected, and when there is nothing to prefer."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,8 @@ def test_pairs_against_a_slow_reference(
         if best.rank >= worst.rank or math.log2(worst.rank) - math.log2(best.rank) < margin:
             break
         expected.append((best.raw, worst.raw, best.rank, worst.rank))
-        good.remove(best)
-        bad.remove(worst)
+        good = [c for c in good if c.raw != best.raw]
+        bad = [c for c in bad if c.raw != worst.raw]
     rows = dpo_rows(case, config)
     assert [(r["chosen"], r["rejected"], r["chosen_rank"], r["rejected_rank"]) for r in rows] == expected
 
@@ -167,6 +168,7 @@ def test_stage_writes_the_contract(tmp_path: Path) -> None:
         "qid": "q1", "prompt": "p1", "chosen": " w0", "rejected": " w2", "chosen_finished": True, "rejected_finished": True,
         "chosen_rank": 4, "rejected_rank": 6,
     }  # fmt: skip
+    assert stats["queries_without_candidates"] == 1
     assert (stats["queries"], stats["queries_with_pair"], stats["best_beats_plain"]) == (2, 1, 0.5)
     assert stats["plain_mrr"] == pytest.approx((1 / 5 + 1) / 2, abs=1e-5)
     assert "1 of 2 queries gave a pair" in said[0]
@@ -193,3 +195,15 @@ def test_collapse_is_seen() -> None:
     assert apart["mean_pairwise_cosine"] == 0
     assert collapse_warning(apart) is None
     assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
+    silent = diversity({"q": ["", "", ""]})
+    assert silent["distinct_1"] is None
+    assert "no candidate holds a word" in str(collapse_warning(silent))
+    json.dumps(silent, allow_nan=False)
+
+
+def test_several_pairs_choose_no_text_twice() -> None:
+    case = judged(
+        (1, -1, " a", True), (1, -2, " a", True), (2, -1, " b", True), (9, -1, " c", True), (9, -3, " c", True)
+    )
+    rows = dpo_rows(case, PreferConfig(pairs_per_query=3))
+    assert [(r["chosen"], r["rejected"]) for r in rows] == [(" a", " c")]

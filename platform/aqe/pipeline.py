@@ -5,6 +5,7 @@ artifacts that it needs, so any stage can be run alone and makes what is missing
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +14,7 @@ import pyarrow as pa
 import ray
 
 from aqe.align.stage import train_stage
-from aqe.artifact import (
-    GENERATION_PACKAGES,
-    TRAINING_PACKAGES,
-    Artifact,
-    digest,
-    file_digest,
-    make,
-    read_parquet,
-)
+from aqe.artifact import GENERATION_PACKAGES, TRAINING_PACKAGES, Artifact, digest, file_digest, make, read_parquet
 from aqe.base_model import BaseModel, resolve_model
 from aqe.card import write_card
 from aqe.config.data import FileCorpus, FileQueries, SplitsConfig
@@ -233,9 +226,14 @@ class Pipeline:
         if num_samples == 1:
             queries_per_unit *= self.config.sample.num_samples
         settings = {
-            "engine": {"name": engine, **config.model_dump(exclude={"name", *_POOL_ONLY})},
+            "engine": {
+                **config.model_dump(exclude=_POOL_ONLY),
+                # As resolved: units made with and without a GPU are not of one artifact.
+                "name": engine,
+                "dtype": config.precision(self.num_gpus > 0),
+            },
             "prompt": prompt.model_dump(),
-            "sampling": sampling,
+            "sampling": asdict(sampling),
             "num_samples": num_samples,
             "seed": seed,
             "queries_per_unit": queries_per_unit,
@@ -374,7 +372,7 @@ class Pipeline:
 
         return self.make(
             stage,
-            config=config.decisive(kind),
+            config=config.decisive(kind, self.num_gpus > 0),
             inputs={"model": self.base.fingerprint if start is None else start, "preferences": preferences},
             packages=TRAINING_PACKAGES,
             build=build,

@@ -107,7 +107,7 @@ def arguments(
         # transformers 5 has no warmup_ratio: below 1, warmup_steps is the share of all steps, rounded up.
         "warmup_steps": min(stage.warmup_ratio, 1 - 1e-9),
         "max_grad_norm": stage.max_grad_norm,
-        "bf16": uses_bfloat16(config, use_gpu),
+        "bf16": config.uses_bfloat16(use_gpu),
         "seed": config.seed,
         "data_seed": config.seed,
         "save_strategy": "steps",
@@ -126,8 +126,3 @@ def arguments(
         "loss_type": config.dpo.loss_type,
         "precompute_ref_log_probs": True,
     }
-
-
-def uses_bfloat16(config: AlignConfig, use_gpu: bool) -> bool:
-    """Whether the stage trains in bfloat16 (with float32 master weights) rather than in float32."""
-    return config.precision == "bfloat16" or (config.precision == "auto" and use_gpu)

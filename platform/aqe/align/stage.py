@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from aqe.align.arguments import Kind, batches, stage_config, uses_bfloat16
+from aqe.align.arguments import Kind, batches, stage_config
 from aqe.align.curves import curves_table
 from aqe.align.deepspeed import worker_env
 from aqe.align.divergence import write_reference
@@ -214,7 +214,7 @@ def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> A
     task = ray.remote(function).options(
         num_cpus=1, num_gpus=1 if use_gpu else 0, runtime_env={"env_vars": worker_env(use_gpu)}
     )
-    bfloat16 = uses_bfloat16(job["config"], use_gpu)
+    bfloat16 = job["config"].uses_bfloat16(use_gpu)
     return ray.get(task.remote(job["kind"], start=job["model_path"], bfloat16=bfloat16, use_gpu=use_gpu, **kwargs))
 
 

@@ -67,3 +67,7 @@ class EngineConfig(Config):
     """Key-value cache of vLLM's CPU build, GiB an actor."""
     extra: dict[str, object] = Field(default_factory=dict)
     """Passed to `vllm.LLM` as it is."""
+
+    def precision(self, use_gpu: bool) -> str:
+        """`dtype` with `auto` resolved."""
+        return self.dtype if self.dtype != "auto" else "bfloat16" if use_gpu else "float32"

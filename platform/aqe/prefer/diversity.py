@@ -32,25 +32,31 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
-def diversity(candidates: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Means over queries of what their candidates share: mean_pairwise_cosine, distinct_1, distinct_2."""
+def diversity(candidates: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
+    """Means over queries of what their candidates share: mean_pairwise_cosine, distinct_1, distinct_2.
+
+    None where no query has enough text to measure it.
+    """
     measured = {
         "mean_pairwise_cosine": [pairwise_cosine(texts) for texts in candidates.values()],
         "distinct_1": [distinct_n(texts, 1) for texts in candidates.values()],
         "distinct_2": [distinct_n(texts, 2) for texts in candidates.values()],
     }
     return {
-        name: round(float(np.nanmean(values)), 4) if not np.all(np.isnan(values)) else float("nan")
+        name: None if np.all(np.isnan(values)) else round(float(np.nanmean(values)), 4)
         for name, values in measured.items()
     }
 
 
-def collapse_warning(measured: Mapping[str, float]) -> str | None:
+def collapse_warning(measured: Mapping[str, float | None]) -> str | None:
     """A warning for people when the candidates have collapsed, else None."""
     cosine, distinct = measured["mean_pairwise_cosine"], measured["distinct_1"]
-    if cosine > COLLAPSED_COSINE or distinct < COLLAPSED_DISTINCT:
+    if distinct is None:
+        return "no candidate holds a word: look at the sampling prompt and its stop texts."
+    if (cosine or 0.0) > COLLAPSED_COSINE or distinct < COLLAPSED_DISTINCT:
         return (
-            f"the candidates of a query are nearly all alike (mean cosine {cosine:.2f}, distinct-1 {distinct:.2f}): "
-            "there is little to prefer. Raise sample.temperature or top_k, or take another sampling prompt."
+            f"the candidates of a query are nearly all alike (mean cosine {cosine or 0:.2f}, distinct-1 "
+            f"{distinct:.2f}): there is little to prefer. Raise sample.temperature or top_k, or take another sampling "
+            "prompt."
         )
     return None

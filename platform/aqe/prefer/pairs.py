@@ -1,10 +1,11 @@
 """Preference pairs: the best candidate against the worst, the second best against the second worst, and so on."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from aqe.config.rank import PreferConfig
-from aqe.prefer.candidates import Judged
+from aqe.prefer.candidates import Candidate, Judged
 from aqe.prefer.select import eligible
 
 
@@ -15,10 +16,19 @@ def margin(better: int, worse: int, config: PreferConfig) -> float:
     return 1 / better - 1 / worse
 
 
+def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Each text once, where it first stands: with several pairs a query no text is chosen, or rejected, twice."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.raw, candidate)
+    return list(first.values())
+
+
 def dpo_rows(judged: Judged, config: PreferConfig) -> list[dict[str, Any]]:
     """Rows of records.DPO, at most `pairs_per_query`; none where all candidates rank alike."""
     rows = []
-    best, worst = eligible(judged, config), judged.worst_first()
+    # Sorted, so that the likeliest of equal texts is kept.
+    best, worst = _distinct(eligible(judged, config)), _distinct(judged.worst_first())
     for chosen, rejected in zip(best[: config.pairs_per_query], worst, strict=False):
         # Both lists are sorted: once a pair is not apart, none after it is.
         if chosen.rank >= rejected.rank or margin(chosen.rank, rejected.rank, config) < config.min_margin:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from aqe.artifact import write_parquet
 from aqe.config.rank import PreferConfig
+from aqe.errors import InputError
 from aqe.observe.progress import Say
 from aqe.prefer.candidates import Judged, join
 from aqe.prefer.diversity import collapse_warning, diversity
@@ -34,10 +35,16 @@ def build_preferences(
         if (row := rsft_row(judged, config)) is not None:
             rsft.append(row)
         dpo += dpo_rows(judged, config)
+    if not judged_all:
+        raise InputError(
+            f"none of the {len(prompts)} training queries has candidates and ranks: see the dead letters of the stages "
+            "before."
+        )
     write_parquet(table(rsft, RSFT), out / "rsft.parquet")
     write_parquet(table(dpo, DPO), out / "dpo.parquet")
-    stats = {
+    stats: dict[str, Any] = {
         "queries": len(judged_all),
+        "queries_without_candidates": len(prompts) - len(judged_all),
         "rsft_rows": len(rsft),
         "dpo_pairs": len(dpo),
         "queries_with_pair": len({row["qid"] for row in dpo}),
@@ -48,17 +55,19 @@ def build_preferences(
         f"build_preferences: {stats['queries_with_pair']} of {stats['queries']} queries gave a pair, {len(rsft)} a "
         f"target; the best candidate beats the plain query on {100 * stats['best_beats_plain']:.0f} % of them "
         f"(MRR {stats['plain_mrr']:.3f} -> {stats['best_mrr']:.3f}); mean cosine of candidates "
-        f"{stats['mean_pairwise_cosine']:.2f}, distinct-1 {stats['distinct_1']:.2f}"
+        f"{_shown(stats['mean_pairwise_cosine'])}, distinct-1 {_shown(stats['distinct_1'])}"
     )
     if warning := collapse_warning(stats):
         say(f"WARNING: {warning}")
     return stats
 
 
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
+
+
 def _gain(judged: list[Judged]) -> dict[str, float]:
     """Plain query, mean candidate and best candidate; fractions and MRR."""
-    if not judged:
-        return dict.fromkeys(("plain_mrr", "candidate_mrr", "best_mrr", "best_beats_plain"), float("nan"))
     plain = np.array([j.plain_rank for j in judged])
     best = np.array([min(c.rank for c in j.sampled) for j in judged])
     mean = np.array([np.mean([1 / c.rank for c in j.sampled]) for j in judged])

@@ -96,8 +96,7 @@ class TransformersEngine:
     def __init__(self, model_path: str, config: EngineConfig, sampling: Sampling) -> None:
         self.sampling = sampling
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        automatic = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        dtype = automatic if config.dtype == "auto" else getattr(torch, config.dtype)
+        dtype = getattr(torch, config.precision(use_gpu=self.device.type == "cuda"))
         self.tokenizer = AutoTokenizer.from_pretrained(model_path)
         self.model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype).to(self.device).eval()
         self.max_batch = config.max_batch

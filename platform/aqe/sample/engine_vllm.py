@@ -38,9 +38,8 @@ class VllmEngine:
         text_config = AutoConfig.from_pretrained(model_path).get_text_config()
         longest = getattr(text_config, "max_position_embeddings", None)
         on_cpu = current_platform.is_cpu()
-        dtype = ("float32" if on_cpu else "bfloat16") if config.dtype == "auto" else config.dtype
         options: dict[str, Any] = {
-            "dtype": dtype,
+            "dtype": config.precision(use_gpu=not on_cpu),
             "max_model_len": config.max_model_len if longest is None else min(config.max_model_len, longest),
             "max_num_seqs": config.max_batch,
             # torch.compile pays on a CPU only after some 100,000 tokens.
