@@ -3,8 +3,8 @@
 usage: python benchmarks/generation.py [--rounds 3] [--out docs/results/bench_generation.json]
 
 All three draw 16 candidates of 8 definitions from SmolLM2-135M-Instruct in float32, with the prompt, the stop text and
-the sampling settings of the quickstart. Tokens are counted alike: without the end-of-text token and without padding, up
-to the token that completes the stop text. A process's CPU time is what another program beside it cannot take away;
+the sampling settings of the quickstart. Tokens are counted alike: up to the end-of-text token or the token that completes
+the stop text, without padding. A process's CPU time is what another program beside it cannot take away;
 wall-clock rates are right only on an idle machine. About 5 minutes.
 """
 
@@ -96,7 +96,15 @@ def of_hugging_face(engine: "TransformersEngine", prompt: "PromptConfig") -> Arm
             stop_strings=list(prompt.stop),
             tokenizer=tokenizer,
         )
-        return int((out[:, inputs["input_ids"].shape[1] :] != padding).sum())
+        new = out[:, inputs["input_ids"].shape[1] :]
+        lengths = (new != padding).sum(1).tolist()
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        # Neither full nor at a stop text: ended by the end-of-text token, which looks like padding.
+        ended = [
+            length < MAX_TOKENS and not any(stop in text for stop in prompt.stop)
+            for length, text in zip(lengths, texts, strict=True)
+        ]
+        return sum(lengths) + sum(ended)
 
     return generate
 
