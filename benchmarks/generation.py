@@ -3,9 +3,9 @@
 usage: python benchmarks/generation.py [--rounds 3] [--out docs/results/bench_generation.json]
 
 All three draw 16 candidates of 8 definitions from SmolLM2-135M-Instruct in float32, with the prompt, the stop text and
-the sampling settings of the quickstart. Tokens are counted alike: up to the end-of-text token or the token that completes
-the stop text, without padding. A process's CPU time is what another program beside it cannot take away;
-wall-clock rates are right only on an idle machine. About 5 minutes.
+the sampling settings of the quickstart. Tokens are counted alike: up to the end-of-text token or the one that completes
+the stop text, without padding. A process's CPU time is what another program beside it cannot take away; wall-clock
+rates are right only on an idle machine. About 5 minutes.
 """
 
 import argparse
