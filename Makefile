@@ -61,8 +61,9 @@ lock: $(UV)  ## resolve the pinned packages anew
 	$(UV) pip compile -q pyproject.toml --extra gpu --extra demo --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --no-annotate --custom-compile-command "make lock" -o requirements/gpu-3.11.txt
 
-docs: setup  ## write docs/configuration.md anew
+docs: setup  ## write docs/configuration.md and the README's table anew
 	@$(PY) -m aqe.config.reference > docs/configuration.md
+	@$(PY) -m aqe.evaluate.summary README.md docs/results/quickstart.json
 
 clean:  ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .tool .pytest_cache .mypy_cache .ruff_cache .hypothesis

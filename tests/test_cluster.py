@@ -1,10 +1,12 @@
-"""Cluster files are what Ray accepts."""
+"""Cluster files are what Ray accepts, and pages are what the code says."""
 
+import json
 from pathlib import Path
 
 import yaml
 
 from aqe.config import reference
+from aqe.evaluate.summary import insert, summary
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +26,12 @@ def test_runtime_env_finds_the_code() -> None:
     env = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
     assert env["env_vars"]["PYTHONPATH"] == "platform"
     assert all(isinstance(value, str) for value in env["env_vars"].values())
+
+
+def test_the_table_of_the_readme_is_that_of_the_committed_results() -> None:
+    page = (ROOT / "README.md").read_text()
+    metrics = json.loads((ROOT / "docs" / "results" / "quickstart.json").read_text())
+    assert page == insert(page, summary(metrics)), "run `make docs`"
 
 
 def test_configuration_page_is_current() -> None:
