@@ -63,6 +63,29 @@ def test_greedy_of_a_real_model() -> None:
     assert answers[0].startswith(" Paris")
 
 
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gpt2"])
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_nothing(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = "question: who wrote it? answer: "
+    path = tiny_model.save(tmp_path, kind)
+    # One of them is the beginning of the others.
+    prompts = [head, *(head + prompt for prompt in PROMPTS)]
+    made = engine(path, Sampling(30))
+    answers = generate(made, prompts, 2)
+    assert [[g.raw for g in answer] for answer in answers] == [[reference(made, p)] * 2 for p in prompts]
+    assert made._prefix is not None and len(made._prefix[0]) == len(head) - 1
+    drawn = generate(engine(path, DRAWN, max_batch=16), prompts, 9)
+    again = engine(path, DRAWN, max_batch=16)
+    generate(again, PROMPTS, 3)
+    assert generate(again, prompts, 9) == drawn, "nothing that was generated before may show"
+    monkeypatch.setattr(engine_transformers, "_SHARED", 10_000)
+    apart = generate(engine(path, DRAWN, max_batch=16), prompts, 9)
+    assert [[g.raw for g in answer] for answer in apart] == [[g.raw for g in answer] for answer in drawn]
+    logprobs = [[g.logprob for answer in made for g in answer] for made in (apart, drawn)]
+    assert logprobs[0] == pytest.approx(logprobs[1], abs=1e-3)
+
+
 def test_long_prompts_are_computed_in_groups(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = engine(tiny, Sampling(10))
     together = generate(made, PROMPTS)

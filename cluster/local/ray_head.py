@@ -21,6 +21,8 @@ from pathlib import Path
 import psutil
 
 START_SECONDS = 180
+#: Loaded here: nothing may be loaded between fork and exec.
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def free_ports(count: int) -> list[int]:
 
 def _die_with_parent() -> None:
     """Ask Linux for a SIGTERM when the process that starts this one is gone, even if it was killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _wait(process: subprocess.Popen[bytes], dashboard: int, log: Path) -> None:

@@ -4,6 +4,7 @@ usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set 
 """
 
 import argparse
+import shlex
 import shutil
 import signal
 import subprocess
@@ -64,14 +65,15 @@ def main() -> int:
     print("Starting a Ray on this machine ...", flush=True)
     # Ended from outside, or its terminal closed, it ends its Ray too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup has set
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     started = time.monotonic()
     with ray_head() as head:
         print(
             f"Ray is up after {time.monotonic() - started:.0f} s, dashboard {head.address} "
             f"(token in {head.env['RAY_AUTH_TOKEN_PATH']}).\n"
             f"$ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/{args.job}.py "
-            + " ".join(options),
+            + shlex.join(options),
             flush=True,
         )
         command = [

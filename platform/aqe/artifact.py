@@ -1,7 +1,8 @@
 """A directory that is made whole or not at all, named by the fingerprint of what it depends on.
 
 `runs/<name>/<stage>-<fingerprint>/` holds the data and `manifest.json`. The manifest is written last and atomically:
-a directory with one is complete and never changes again; one without is unfinished work that the same command resumes.
+a directory with one is complete and its data never change again (beside a model's weights, its card and the settings it
+is served with may be written anew); one without is unfinished work that the same command resumes.
 """
 
 import hashlib

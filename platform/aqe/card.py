@@ -20,11 +20,12 @@ def write_card(pipeline: "Pipeline", name: str, model_dir: Path, metrics: Mappin
     config = pipeline.config
     prompt, sampling = resolve(config.prompt), resolve(config.sample_prompt)
     preferences, align = pipeline.preferences, config.align
+    stats = preferences.stats
     facts: dict[str, dict[str, Any]] = {
         "Data": {
             "corpus": f"{pipeline.index.stats['passages']} passages, artifact {pipeline.corpus.path.name}",
-            "training queries": preferences.stats["queries"],
-            "preferences": f"{preferences.stats['dpo_pairs']} pairs, {preferences.path.name}",
+            "training queries": stats["queries"],
+            "preferences": f"{stats['rsft_rows']} targets and {stats['dpo_pairs']} pairs, {preferences.path.name}",
             "samples": pipeline.candidates().path.name,
             "pair policy": config.prefer.model_dump(mode="json"),
         },
@@ -41,7 +42,8 @@ def write_card(pipeline: "Pipeline", name: str, model_dir: Path, metrics: Mappin
             "stages": STAGES[name],
             **{f"{stage}.{k}": v for stage in STAGES[name] for k, v in getattr(align, stage).model_dump().items()},
             "adapters": "none, all weights were trained" if align.lora is None else align.lora.model_dump(),
-            **align.model_dump(include={"precision", "zero_stage", "max_length", "seed"}),
+            "precision": "bfloat16" if align.uses_bfloat16(pipeline.num_gpus > 0) else "float32",
+            **align.model_dump(include={"zero_stage", "max_length", "seed"}),
             **versions(*TRAINING_PACKAGES),
         },
     }

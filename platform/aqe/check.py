@@ -26,7 +26,7 @@ def check(config: PipelineConfig) -> None:
 
             check_packages()
     named = (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)
-    chat = [prompt.name for prompt in map(resolve, named) if prompt.chat]
+    chat = list(dict.fromkeys(prompt.name for prompt in map(resolve, named) if prompt.chat))
     _fits(config)
     java_home()
     anserini_jar()

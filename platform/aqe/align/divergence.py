@@ -29,23 +29,24 @@ def divergence(kind: Kind, model: Any, reference: Any, rows: list[dict[str, Any]
     """
     kl_sum, tokens = 0.0, 0
     changes: dict[str, list[float]] = {}
-    for name, ids, length in _completions(kind, rows):
+    for name, learned, ids, length in _completions(kind, rows):
         p, q = completion_logprobs(model, ids, length), completion_logprobs(reference, ids, length)
         targets = p.new_tensor(ids[-length:]).long()[:, None]
         changes.setdefault(name, []).append(float((p - q).gather(-1, targets).double().sum()))
-        if name != "logp_change_rejected":
+        if learned:
             kl_sum, tokens = kl_sum + kl(p, q), tokens + length
     return {"kl_per_token": kl_sum / tokens} | {name: sum(v) / len(v) for name, v in changes.items()}
 
 
-def _completions(kind: Kind, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[int], int]]:
-    """(name of the statistic, ids of prompt and completion, tokens of the completion)."""
+def _completions(kind: Kind, rows: list[dict[str, Any]]) -> Iterator[tuple[str, bool, list[int], int]]:
+    """(name of the statistic, whether the text is learned, ids of prompt and completion, tokens of the completion)."""
     for row in rows:
         if kind == "rsft":
-            yield "logp_change", row["input_ids"], sum(label != IGNORED for label in row["labels"])
+            yield "logp_change", True, row["input_ids"], sum(label != IGNORED for label in row["labels"])
         else:
             for side in ("chosen", "rejected"):
-                yield f"logp_change_{side}", row["prompt_ids"] + row[f"{side}_ids"], len(row[f"{side}_ids"])
+                ids: list[int] = row[f"{side}_ids"]
+                yield f"logp_change_{side}", side == "chosen", row["prompt_ids"] + ids, len(ids)
 
 
 def completion_logprobs(model: Any, ids: list[int], length: int) -> "torch.Tensor":
@@ -67,11 +68,11 @@ def kl(p: "torch.Tensor", q: "torch.Tensor") -> float:
 
 
 def curve_texts(kind: Kind, rows: list[dict[str, Any]]) -> list[tuple[list[int], int]]:
-    """(ids, completion tokens) of the first rows' learned texts, at least one and at most CURVE_TOKENS in all."""
+    """(ids, completion tokens) of the first rows' learned texts: one, and as many more as CURVE_TOKENS allow."""
     texts: list[tuple[list[int], int]] = []
     total = 0
-    for name, ids, length in _completions(kind, rows):
-        if name == "logp_change_rejected":
+    for _, learned, ids, length in _completions(kind, rows):
+        if not learned:
             continue
         total += length
         if texts and total > CURVE_TOKENS:

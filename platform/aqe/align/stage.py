@@ -70,6 +70,7 @@ def train_stage(
         return stats
     from transformers import AutoTokenizer
 
+    started = time.time()
     workers = worker_count(kind, config, use_gpu)
     micro, accumulation = batches(kind, config, workers)
     out, storage = out.resolve(), storage.resolve()
@@ -101,14 +102,15 @@ def train_stage(
     }
     if not Path(job["reference"]).exists():
         _task(job, write_reference, tokens=job["tokens"], out=job["reference"])
-    started = time.time()
+    # That of an attempt that died says nothing about this one's pace.
+    Path(job["progress"]).unlink(missing_ok=True)
     with _progress(Path(job["progress"]), kind, say):
         checkpoint = fit(job, workers=workers, storage=storage)
-    seconds = time.time() - started
     history = json.loads((checkpoint / "history.json").read_text())
     measured: dict[str, float] = _task(
         job, finish, trained=str(checkpoint / "model"), tokens=job["tokens"], out=str(out / "model")
     )
+    hours = (time.time() - started) * workers / 3600
     table = curves_table(kind, history.pop("log"), config.dpo.beta)
     write_parquet(table, out / "curves.parquet")
     stats = {
@@ -117,9 +119,9 @@ def train_stage(
         "workers": workers,
         "micro_batch_size": micro,
         "accumulation": accumulation,
-        "fit_seconds": round(seconds, 3),
-        "cpu_hours": round(seconds * workers * (1 if use_gpu else _threads(workers)) / 3600, 5),
-        "gpu_hours": round(seconds * workers * use_gpu / 3600, 5),
+        "precision": "bfloat16" if config.uses_bfloat16(use_gpu) else "float32",
+        "cpu_hours": round(hours * (1 if use_gpu else _threads(workers)), 5),
+        "gpu_hours": round(hours * use_gpu, 5),
         **summary(table),
         **measured,
         **history,
@@ -185,8 +187,8 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         run_config=RunConfig(
-            # A DeepSpeed checkpoint fits the number of workers that wrote it: others begin anew.
-            name=f"{job['kind']}-{workers}x{job['micro']}",
+            # A DeepSpeed checkpoint fits the workers and the precision that wrote it: others begin anew.
+            name=f"{job['kind']}-{workers}x{job['micro']}-{'bf16' if config.uses_bfloat16(use_gpu) else 'fp32'}",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
@@ -199,11 +201,12 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
 
 
 def _threads(workers: int) -> int:
-    """CPU threads of a training worker: the cores of the smallest node that has any, shared out."""
+    """CPU threads of each of `workers`: the cores of the smallest node that has any, shared out to those it may get."""
     import ray
 
-    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    return max(1, int(min(core for core in cores if core)) // workers)
+    nodes = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    cores = [int(cpus) for cpus in nodes if cpus]
+    return max(1, min(cores) // -(-workers // len(cores)))
 
 
 def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> Any:
@@ -212,7 +215,7 @@ def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> A
 
     use_gpu: bool = job["use_gpu"]
     task = ray.remote(function).options(
-        num_cpus=1, num_gpus=1 if use_gpu else 0, runtime_env={"env_vars": worker_env(use_gpu)}
+        num_cpus=1, num_gpus=1 if use_gpu else 0, runtime_env={"env_vars": worker_env(use_gpu, _threads(1))}
     )
     bfloat16 = job["config"].uses_bfloat16(use_gpu)
     return ray.get(task.remote(job["kind"], start=job["model_path"], bfloat16=bfloat16, use_gpu=use_gpu, **kwargs))

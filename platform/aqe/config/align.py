@@ -69,13 +69,11 @@ class AlignConfig(Config):
         """Whether a stage trains in bfloat16 (with float32 master weights) rather than in float32."""
         return self.precision == "bfloat16" or (self.precision == "auto" and use_gpu)
 
-    def decisive(self, kind: Literal["rsft", "dpo"], use_gpu: bool) -> dict[str, Any]:
+    def decisive(self, kind: Literal["rsft", "dpo"]) -> dict[str, Any]:
         """Settings that a stage's result depends on, as JSON: not those that only say how fast it comes."""
         apart = {"stages", "rsft", "dpo", "workers", "max_failures", "checkpoint_steps"}
         stage = self.rsft if kind == "rsft" else self.dpo
-        precision = "bfloat16" if self.uses_bfloat16(use_gpu) else "float32"
-        shared = {**self.model_dump(exclude=apart, mode="json"), "precision": precision}
-        return {"kind": kind, **shared, **stage.model_dump(mode="json")}
+        return {"kind": kind, **self.model_dump(exclude=apart, mode="json"), **stage.model_dump(mode="json")}
 
     @model_validator(mode="after")
     def _order(self) -> "AlignConfig":

@@ -30,7 +30,7 @@ class PreferConfig(Config):
     min_margin: float = Field(default=0.0, ge=0)
     """Least difference in reward between chosen and rejected."""
     pairs_per_query: int = Field(default=1, ge=1)
-    """Pairs a query: the best against the worst, the second best against the second worst, ..."""
+    """Pairs a query: the best text against the worst, the second best against the second worst, ..."""
     only_if_better_than_plain: bool = False
     """Take a query only where its best candidate ranks above the plain query."""
     include_plain: bool = False

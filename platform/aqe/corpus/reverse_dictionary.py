@@ -28,7 +28,7 @@ PASSAGE_WORDS = 150
 FEWEST_PASSAGE_WORDS = 4
 QUERY_WORDS = range(6, 26)
 
-#: Words that the few-shot prompt gives as examples: no query that asks for one is held out.
+#: Words that stand in the few-shot prompt's examples: no query that asks for one of them is held out.
 _EXAMPLES = frozenset(re.findall(r"[a-z]+", DEFINITION_EXAMPLES.lower()))
 
 _HEADWORD = re.compile(r"[a-z -]*[a-z][a-z -]*")
@@ -152,7 +152,7 @@ def _queries() -> tuple[dict[str, pa.Table], Counter[str]]:
         row: dict[str, Any] = {"qid": f"rd-{positives[0]}", "text": written[key], "answers": [], "positives": positives}
         split = _split(names[0])
         if split != "train" and not _EXAMPLES.isdisjoint(names):
-            counts["left out: an answer of the few-shot prompt's examples"] += 1
+            counts["left out: stands in the few-shot prompt's examples"] += 1
             continue
         rows[split].append(row)
         counts["queries that share a definition, merged away"] += len(names) - 1

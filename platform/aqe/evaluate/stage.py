@@ -124,7 +124,7 @@ def _context(
             "engine": samples["engine"],
             "chosen on dev": choices,
         },
-        preferences={k: v for k, v in pipeline.preferences.stats.items() if k != "wall_seconds"},
+        preferences={k: v for k, v in pipeline.preferences.stats.items() if not k.endswith(("_seconds", "_hours"))},
         alignment={name: _training(pipeline.model(name)) for name in trained},
         dead_letters={a.manifest["stage"]: _dead(a) for a in artifacts},
         paths={name: str(pipeline.model(name).path / "model") for name in config.models},

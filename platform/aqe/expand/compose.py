@@ -23,6 +23,7 @@ def distinct_words(expansion: str) -> str:
     """Each word once, where it first stands; case and punctuation around it make no other word, and are none alone."""
     first: dict[str, str] = {}
     for word in expansion.split():
-        if key := word.strip(_AROUND).lower():
+        key = word.strip(_AROUND).lower()
+        if any(map(str.isalnum, key)):
             first.setdefault(key, word)
     return " ".join(first.values())

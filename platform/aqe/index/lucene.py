@@ -40,7 +40,8 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[
     from pyserini.index.lucene import LuceneIndexer
 
     args = ["-index", str(target), "-language", config.language, "-memoryBuffer", "256"]
-    indexer = LuceneIndexer(args=args, threads=config.threads or os.cpu_count() or 1)
+    threads = config.threads or os.cpu_count() or 1
+    indexer = LuceneIndexer(args=args, threads=threads)
     progress = Progress("build_index", total, "passages", say)
     started = time.perf_counter()
     for batch in _batches(corpus):
@@ -53,9 +54,11 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[
         )
         progress.update(batch.num_rows)
     indexer.close()
+    seconds = time.perf_counter() - started
     return {
         "passages": total,
-        "seconds": round(time.perf_counter() - started, 2),
+        "seconds": round(seconds, 2),
+        "cpu_hours": round(seconds * threads / 3600, 5),
         "bytes": sum(p.stat().st_size for p in target.rglob("*") if p.is_file()),
     }
 

@@ -107,6 +107,7 @@ class TransformersEngine:
         self.ends = {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
         self._prefix: tuple[list[int], Any] | None = None
         """The newest beginning that prompts shared, and its cache."""
+        self._windowed = False
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
@@ -187,11 +188,13 @@ class TransformersEngine:
 
     def _beginning(self, ids: list[int]) -> Any:
         """A cache of one row that holds `ids`, or None where a layer keeps a window: padding would count in it."""
+        if self._windowed:
+            return None
         if self._prefix is None or self._prefix[0] != ids:
             out = self.model(torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1)
             self._prefix = ids, out.past_key_values
-        cache = self._prefix[1]
-        return copy.deepcopy(cache) if all(type(layer) is DynamicLayer for layer in cache.layers) else None
+            self._windowed = any(type(layer) is not DynamicLayer for layer in out.past_key_values.layers)
+        return None if self._windowed else copy.deepcopy(self._prefix[1])
 
     def _decode(
         self, rows: list[_Row], uniform: torch.Tensor, cache: Any, logits: torch.Tensor, mask: torch.Tensor

@@ -81,8 +81,10 @@ class VllmEngine:
         outputs = self._llm.generate(prompts, params, use_tqdm=False) if prompts else []
         for i, output in zip(owners, outputs, strict=True):
             made = answers[i]
-            assert isinstance(made, list)
-            made.extend(_generated(o) for o in sorted(output.outputs, key=lambda o: o.index))
+            if odd := {o.finish_reason for o in output.outputs} - {"stop", "length"}:
+                answers[i] = f"vLLM ended a candidate with {odd.pop()!r}"
+            elif isinstance(made, list):
+                made.extend(_generated(o) for o in sorted(output.outputs, key=lambda o: o.index))
         return answers
 
     def _params(self, request: Request) -> list[Any]:

@@ -121,5 +121,7 @@ def engine_pool(config: EngineConfig, num_cpus: int, num_gpus: int) -> Pool:
     env = vllm_env(config, use_gpu=num_gpus > 0)
     if num_gpus:
         return Pool(config.workers or num_gpus, num_cpus=1, num_gpus=1, env=env)
+    # Ray leaves GPUs visible to actors that take none: this pool's answers are those of a CPU.
+    env["CUDA_VISIBLE_DEVICES"] = ""
     # A little less than a core each, so that Ray Data's own tasks never wait for an actor to end.
     return Pool(config.workers or num_cpus, num_cpus=0.9, env=env)
