@@ -4,6 +4,7 @@ usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set 
 """
 
 import argparse
+import re
 import shlex
 import shutil
 import signal
@@ -21,6 +22,9 @@ NEEDS = {
     "quickstart": "about 90 minutes on 2 cores, 10 GB of memory, 3 GB of disk below runs/; interrupted, it resumes",
     "wiki_small": "about 60 minutes on 2 cores, 10 GB of memory, 4 GB of disk below runs/; interrupted, it resumes",
 }
+
+#: What Ray puts before a line that a task on this machine printed.
+PREFIX = re.compile(r"^(\x1b\[\d+m)?\(\w+ pid=\d+\)(\x1b\[\d+m)? ")
 
 #: What Ray says around a job's own lines.
 NOISE = (
@@ -93,7 +97,7 @@ def _follow(command: list[str], env: dict[str, str]) -> int:
     try:
         for line in process.stdout:
             if not _is_noise(line):
-                print(line, end="", flush=True)
+                print(PREFIX.sub("", line), end="", flush=True)
         return process.wait()
     except KeyboardInterrupt:
         process.terminate()
