@@ -24,7 +24,7 @@ NEEDS = {
 }
 
 #: What Ray puts before a line that a task on this machine printed.
-PREFIX = re.compile(r"^(\x1b\[\d+m)?\(\w+ pid=\d+\)(\x1b\[\d+m)? ")
+PREFIX = re.compile(r"^(\x1b\[\d+m)?\([^ ]+ pid=\d+\)(\x1b\[\d+m)? ")
 
 #: What Ray says around a job's own lines.
 NOISE = (
@@ -38,6 +38,7 @@ NOISE = (
         "INFO dashboard_sdk.py",
     ),
     *("logging.cc:", "core_worker.cc", "Running entrypoint for job", "PlacementGroupCleaner", "Tailing logs until"),
+    *("Loading safetensors checkpoint shards", "NUMA binding"),
     *("Gradient accumulation steps mismatch", "Reporting training result", "issue_detector_manager"),
 )
 
@@ -96,8 +97,10 @@ def _follow(command: list[str], env: dict[str, str]) -> int:
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            if not _is_noise(line):
-                print(PREFIX.sub("", line), end="", flush=True)
+            shown = PREFIX.sub("", line)
+            # What a progress bar leaves is a prefix and nothing after it.
+            if not _is_noise(line) and (shown.strip() or shown == line):
+                print(shown, end="", flush=True)
         return process.wait()
     except KeyboardInterrupt:
         process.terminate()
