@@ -25,7 +25,9 @@ from aqe.corpus.read import RECIPE, ingest_corpus, ingest_queries
 from aqe.errors import InputError
 from aqe.expand.settings import ExpanderSettings
 from aqe.index import jvm
+from aqe.index.impacts import build_impacts_on_ray
 from aqe.index.lucene import build_index
+from aqe.index.shard import VERSION
 from aqe.observe.cost import describe
 from aqe.observe.progress import Say, duration, say
 from aqe.prefer.stage import build_preferences
@@ -72,7 +74,7 @@ class Pipeline:
 
     def prepare(self) -> None:
         """Everything up to the aligned models, in the order of the loop."""
-        _ = self.corpus, self.queries, self.index
+        _ = self.corpus, self.queries, self.ranking_index
         for split in SPLITS:
             self.judged(split)
         _ = self.preferences
@@ -140,6 +142,22 @@ class Pipeline:
             packages=("pyserini",),
             build=build,
         )
+
+    @cached_property
+    def impacts(self) -> Artifact:
+        """The index of exact gold ranks, made from the Lucene index."""
+        config, index = self.config.index, self.index
+        return self.make(
+            "build_impacts",
+            config={"language": config.language, "format": VERSION},
+            inputs={"index": index},
+            build=lambda out: build_impacts_on_ray(out, index.path / "lucene", config),
+        )
+
+    @property
+    def ranking_index(self) -> Artifact:
+        """What the configured engine ranks on."""
+        return self.index if self.config.rank.engine == "lucene" else self.impacts
 
     def judged(self, split: Split) -> Artifact:
         """qrels of a split; queries without a relevant passage are set aside and counted."""
@@ -282,7 +300,7 @@ class Pipeline:
         stage: str,
     ) -> Artifact:
         """The same for candidates in a table (qid, sample_idx, expansion)."""
-        config, index, judged = self.config.rank, self.index, self.judged(split)
+        config, index, judged = self.config.rank, self.ranking_index, self.judged(split)
         qrels = read_parquet(judged.path / "qrels.parquet")
         return self.make(
             stage,
@@ -297,7 +315,7 @@ class Pipeline:
                 index=index.path,
                 index_config=self.config.index,
                 config=config,
-                pool=ranker_pool(config, self.num_cpus),
+                pool=ranker_pool(config, self.config.index, self.num_cpus),
                 max_dead_share=self.config.max_dead_share,
                 say=self.say,
                 stage=stage,

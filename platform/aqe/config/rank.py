@@ -10,7 +10,8 @@ from aqe.config.base import Config
 class RankConfig(Config):
     """Exact gold ranks of query + expansion."""
 
-    engine: Literal["lucene"] = "lucene"
+    engine: Literal["impacts", "lucene"] = "impacts"
+    """`impacts` counts over the impact index in compiled loops; `lucene`, the reference, has the same ranks slowly."""
     query_weight: int = Field(default=1, ge=1)
     """How often the query is repeated before the expansion, in ranking, evaluation and serving alike."""
     distinct_words: bool = False

@@ -10,6 +10,7 @@ from aqe.config.data import IndexConfig
 from aqe.config.rank import RankConfig
 from aqe.expand.compose import compose
 from aqe.index import jvm
+from aqe.index.analysis import needs_java
 from aqe.observe import metrics
 from aqe.observe.progress import Say
 from aqe.rank.ranker import Ranker
@@ -22,10 +23,14 @@ PLAIN = -1
 
 
 def make_ranker(config: RankConfig, index: Path, index_config: IndexConfig) -> Ranker:
-    """The engine that `rank.engine` names, on an index that build_index made."""
-    from aqe.rank.lucene import LuceneRanker
+    """The engine that `rank.engine` names, on the artifact of build_impacts or of build_index."""
+    if config.engine == "lucene":
+        from aqe.rank.lucene import LuceneRanker
 
-    return LuceneRanker(index / "lucene", index_config)
+        return LuceneRanker(index / "lucene", index_config)
+    from aqe.rank.gold import open_gold_ranker
+
+    return open_gold_ranker(index, index_config)
 
 
 class RankWorker:
@@ -124,6 +129,7 @@ def rank_expansions(
     return {"engine": config.engine, **stats}
 
 
-def ranker_pool(config: RankConfig, num_cpus: int) -> Pool:
-    """One actor a CPU core, with the environment that a JVM needs inside Ray."""
-    return Pool(config.workers or num_cpus, num_cpus=0.9, env=jvm.ray_env())
+def ranker_pool(config: RankConfig, index_config: IndexConfig, num_cpus: int) -> Pool:
+    """One actor a CPU core, with what a JVM needs inside Ray where the engine or the language wants one."""
+    java = config.engine == "lucene" or needs_java(index_config.language)
+    return Pool(config.workers or num_cpus, num_cpus=0.9, env=jvm.ray_env() if java else {})

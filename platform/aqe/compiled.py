@@ -1,0 +1,24 @@
+"""The one place that knows numba: how loops are compiled, and where the machine code is kept.
+
+Beside the code, numba's own choice, it would vanish with a Ray job's copy of the code; and compiling takes some ten
+seconds.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from aqe.base_model import cache_directory
+
+# Numba reads it when it is imported, which is below.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_directory() / "numba"))
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile at the first call, without Python's lock, for each set of types; kept for the next process."""
+    made: F = numba.njit(nogil=True, cache=True)(function)
+    return made

@@ -1,0 +1,27 @@
+"""Text -> terms for queries: the analyzer that the index was built with."""
+
+from collections.abc import Callable
+
+from aqe.index import jvm
+from aqe.index.lucene import analyzer
+
+Analyze = Callable[[str], list[str]]
+
+
+def needs_java(language: str) -> bool:
+    """Whether queries of this language are analyzed by Lucene itself."""
+    return language != "en"
+
+
+def query_analyzer(language: str, heap: str) -> Analyze:
+    """Terms of a text as Anserini's index of this language has them; starts this process' JVM for all but English.
+
+    Raises InputError for a language that Anserini has no analyzer for.
+    """
+    if not needs_java(language):
+        from aqe.index.english import analyze
+
+        return analyze
+    java = jvm.start(heap)
+    lucene, tokens = analyzer(java, language), java("io.anserini.analysis.AnalyzerUtils")
+    return lambda text: [str(term) for term in tokens.analyze(lucene, text)]

@@ -1,0 +1,73 @@
+"""Anserini's default English analysis without Java: Lucene's StandardTokenizer, possessives, case, stop words, Porter.
+
+The stemmer is NLTK's in the mode of Martin Porter's own revision, which is the one that Lucene has. The tokenizer is
+Unicode's word segmentation (UAX 29) as a regular expression over the same properties as Lucene's grammar.
+"""
+
+import re
+from functools import lru_cache
+
+import regex
+from nltk.stem.porter import PorterStemmer
+
+#: Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET.
+STOP_WORDS = frozenset(
+    {
+        *("a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not"),
+        *("of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was"),
+        *("will", "with"),
+    }
+)
+#: StandardTokenizer cuts a longer token (in UTF-16 units) into pieces.
+MAX_TOKEN = 255
+
+
+def _grammar() -> "regex.Pattern[str]":
+    """StandardTokenizerImpl.jflex, rule for rule; `x` is what may follow any character without ending the word."""
+    x = r"[\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}]*+"
+
+    def chars(*names: str) -> str:
+        return "[" + "".join(rf"\p{{WB={name}}}" for name in names) + "]" + x
+
+    hebrew, katakana = chars("Hebrew_Letter"), chars("Katakana")
+    quote = rf"(?:{chars('Single_Quote')}|{chars('Double_Quote')}{hebrew})"
+    # JFlex takes the longest match: a Hebrew letter is not torn from its quote, unless it is the one that ends a word.
+    letter, any_letter = rf"(?:{chars('ALetter')}|{hebrew}(?!{quote}))", chars("ALetter", "Hebrew_Letter")
+    number, joiner = rf"[\p{{WB=Numeric}}[０-９]]{x}", chars("ExtendNumLet")
+    in_word, in_number = chars("MidLetter", "MidNumLet", "Single_Quote"), chars("MidNum", "MidNumLet", "Single_Quote")
+    numbers = rf"{number}(?:(?:(?:{joiner})*|{in_number}){number})*"
+    letters = rf"{letter}(?:(?:{joiner})*{letter}|{in_word}{any_letter})*"
+    part = rf"(?:{katakana}(?:(?:{joiner})*{katakana})*|(?:{hebrew}{quote}|{numbers}|{letters})+)"
+    word = rf"(?:{joiner})*{part}(?:(?:{joiner})+{part})*(?:{joiner})*"
+    asian = rf"(?:\p{{LB=SA}}{x})+|[\p{{Script=Han}}\p{{Script=Hiragana}}]{x}"
+    pictograph = r"\p{Extended_Pictographic}\p{EMod}?\uFE0F?"
+    emoji = rf"\p{{RI}}{{2}}|[0-9#*]\uFE0F?\u20E3|(?:\u200D*{pictograph}(?:\u200D{pictograph})*|\p{{EMod}}){x}"
+    return regex.compile(rf"(?V1){word}|{asian}|{emoji}")
+
+
+_TOKEN = _grammar()
+_NUMBERS, _LETTERS = r"[0-9](?:(?:_*|[.,;'])[0-9])*", r"[A-Za-z](?:(?:_*|[.:'])[A-Za-z])*"
+#: The same grammar where all is ASCII: ten times faster.
+_ASCII_TOKEN = re.compile(rf"_*(?:{_NUMBERS}|{_LETTERS})+(?:_+(?:{_NUMBERS}|{_LETTERS})+)*_*")
+_STEMMER = PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS)
+
+
+@lru_cache(maxsize=1 << 18)
+def _term(token: str) -> str | None:
+    """The indexed form of a token; None for a stop word."""
+    if len(token) > 2 and token[-1] in "sS" and token[-2] in "'’＇":
+        token = token[:-2]
+    # Java lowers one character at a time: no final sigma, no second character for a dotted I.
+    token = token.replace("Σ", "σ").replace("İ", "i").lower()
+    return None if token in STOP_WORDS else _STEMMER.stem(token, to_lowercase=False)
+
+
+def analyze(text: str) -> list[str]:
+    """Terms of a text in order, repeated as they occur."""
+    found = []
+    for token in (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text):
+        pieces = (
+            [token] if len(token) <= MAX_TOKEN else [token[i : i + MAX_TOKEN] for i in range(0, len(token), MAX_TOKEN)]
+        )
+        found += [term for piece in pieces if (term := _term(piece)) is not None]
+    return found

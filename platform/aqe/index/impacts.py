@@ -1,0 +1,148 @@
+"""Lucene index -> impact index: the postings of any Anserini index, laid out for exact gold ranks (aqe.index.shard).
+
+The JVM writes all postings to flat files; then each document shard picks its own out of them, in tasks that run beside
+one another. A task holds 8 bytes a posting of its shard: memory depends on the shard's size, not on the corpus'.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from aqe.compiled import compiled
+from aqe.config.data import IndexConfig
+from aqe.errors import InputError
+from aqe.index import jvm
+from aqe.index.layout import Plan, Segment, make_shard
+from aqe.index.postings import CONTENTS, DOCID, Dump, PostingsReader
+from aqe.observe.progress import Say, say
+
+#: Passages of a shard: some 2 GB of memory for the task that makes it, at 60 terms a passage.
+SHARD = 4_000_000
+
+
+def build_impacts(
+    out: Path, lucene: Path, config: IndexConfig, say: Say, run: Callable[..., Sequence[int]] | None = None
+) -> dict[str, Any]:
+    """Write `out`/impacts-*.safetensors from the Lucene index `lucene`. Starts the JVM of this process.
+
+    `run(make_shard, plan, out, ranges)` makes the shards, by default one after another here. Returns counts,
+    seconds and bytes. Raises InputError for an index that Anserini did not make: two passages with one docid, or a
+    missing field.
+    """
+    started = time.perf_counter()
+    dump = out / "dump"
+    shutil.rmtree(dump, ignore_errors=True)
+    dump.mkdir(parents=True)
+    reader = PostingsReader(lucene, config.jvm_heap)
+    plan = _plan(reader, dump, config.language)
+    num_passages = len(plan.docids)
+    say(
+        f"build_impacts: {num_passages} passages, {len(plan.vocabulary)} terms, "
+        f"{int(plan.df.sum(dtype=np.int64))} postings read"
+    )
+    ranges = [(start, min(start + SHARD, num_passages)) for start in range(0, num_passages, SHARD)]
+    postings = (run or _one_after_another)(make_shard, plan, out, ranges)
+    shutil.rmtree(dump)
+    size = sum(path.stat().st_size for path in out.glob("impacts-*.safetensors"))
+    return {
+        "passages": num_passages,
+        "terms": len(plan.vocabulary),
+        "postings": sum(postings),
+        "shards": len(ranges),
+        "bytes": size,
+        "bytes_per_posting": round(size / max(sum(postings), 1), 3),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def build_impacts_on_ray(out: Path, lucene: Path, config: IndexConfig) -> dict[str, Any]:
+    """The same in a worker process that may have a JVM, its shards in tasks of their own. Needs a connection to Ray."""
+    read = ray.remote(num_cpus=1, runtime_env={"env_vars": jvm.ray_env()})(build_impacts)
+    stats: dict[str, Any] = ray.get(read.remote(out, lucene, config, say, _side_by_side))
+    return stats
+
+
+def _side_by_side(make: Callable[..., int], plan: Plan, out: Path, ranges: Sequence[tuple[int, int]]) -> list[int]:
+    shared, task = ray.put(plan), ray.remote(num_cpus=1)(make)
+    postings: list[int] = ray.get(
+        [task.remote(shared, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)]
+    )
+    return postings
+
+
+def _one_after_another(make: Callable[..., int], plan: Plan, out: Path, ranges: Sequence[tuple[int, int]]) -> list[int]:
+    return [make(plan, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)]
+
+
+def _plan(reader: PostingsReader, dump: Path, language: str) -> Plan:
+    docids, documents, contents, lengths = [], [], [], []
+    for segment, size in enumerate(reader.segments):
+        ids = reader.dump(segment, DOCID, dump)
+        found, df = _terms(ids)
+        if len(found) != size or (df != 1).any():
+            raise InputError(f"the index has {size} passages in a segment, but {len(found)} different docids")
+        docids.append(found)
+        documents.append(np.fromfile(ids.postings, np.uint32)[::2])
+        contents.append(reader.dump(segment, CONTENTS, dump))
+        lengths.append(reader.norms(segment, dump))
+    every = pa.concat_arrays(docids)
+    order = pc.sort_indices(every)
+    every = every.take(order)
+    if len(every) > 1 and pc.any(pc.equal(every[1:], every[:-1])).as_py():
+        raise InputError(
+            "two passages of the index have the same docid: build it anew from a corpus without duplicates"
+        )
+    number = np.empty(len(every), np.uint32)
+    number[order.to_numpy()] = np.arange(len(every), dtype=np.uint32)
+    terms = [_terms(c) for c in contents]
+    vocabulary = pc.unique(pa.concat_arrays([found for found, _ in terms]))
+    vocabulary = vocabulary.take(pc.sort_indices(vocabulary))
+    df = np.zeros(len(vocabulary), np.uint32)
+    segments, start = [], 0
+    for (found, own), ids_of, made, norms in zip(terms, documents, contents, lengths, strict=True):
+        global_terms = pc.index_in(found, value_set=vocabulary).to_numpy().astype(np.uint32)
+        df[global_terms] += own
+        # The segment's n-th docid belongs to its document ids_of[n].
+        docs = np.empty(len(ids_of), np.uint32)
+        docs[ids_of] = number[start : start + len(ids_of)]
+        start += len(ids_of)
+        segments.append(Segment(made.postings, own, global_terms, docs, norms))
+    header = {"scored_passages": reader.scored_passages, "total_terms": reader.total_terms, "analyzer": language}
+    return Plan(tuple(segments), vocabulary, df, every, header)
+
+
+def _terms(dump: Dump) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.uint32]]:
+    """Terms and document frequencies of a dumped field."""
+    raw = np.fromfile(dump.terms, np.uint8)
+    starts, df, text = _parse(raw, dump.num_terms)
+    buffers = [None, pa.py_buffer(starts), pa.py_buffer(text)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), dump.num_terms, buffers), df
+
+
+@compiled
+def _uint32(raw: Any, at: Any) -> Any:
+    a, b, c, d = np.int64(raw[at]), np.int64(raw[at + 1]), np.int64(raw[at + 2]), np.int64(raw[at + 3])
+    return a | b << 8 | c << 16 | d << 24
+
+
+@compiled
+def _parse(raw: Any, count: Any) -> Any:
+    """Starts of the terms in `text`, document frequencies, text: see aqe.index.postings.Dump."""
+    starts, df = np.zeros(count + 1, np.int64), np.zeros(count, np.uint32)
+    text = np.zeros(max(len(raw) - 8 * count, 0), np.uint8)
+    at: Any = 0
+    for i in range(count):
+        size = _uint32(raw, at)
+        starts[i + 1] = starts[i] + size
+        text[starts[i] : starts[i + 1]] = raw[at + 4 : at + 4 + size]
+        df[i] = _uint32(raw, at + 4 + size)
+        at += 8 + size
+    return starts, df, text

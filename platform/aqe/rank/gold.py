@@ -1,0 +1,78 @@
+"""Exact gold ranks from the impact index: what the platform exists for.
+
+Peers fetch the best 100 or 1,000 passages and look for the relevant one: slow, and blind below the cut. Here the gold
+score comes first (Lucene's arithmetic, a search in a few postings); then one pass counts the passages that stand before
+it, for all candidates of a query at once and to any depth.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aqe.config.data import IndexConfig
+from aqe.errors import ArtifactError, InputError
+from aqe.index.analysis import Analyze, query_analyzer
+from aqe.index.shard import open_shards
+from aqe.rank.impacts import Bag, Scorer, ShardScorer
+from aqe.rank.ranker import GoldRank, Hit
+
+
+class GoldRanker:
+    """Implements `aqe.rank.ranker.Ranker` on the parts of a corpus, whose counts add up."""
+
+    name = "impacts"
+
+    def __init__(self, parts: Sequence[Scorer], analyze: Analyze) -> None:
+        self._parts = parts
+        self._analyze = analyze
+
+    def _bag(self, text: str) -> Bag:
+        return tuple(sorted(Counter(self._analyze(text)).items()))
+
+    def gold_ranks(self, texts: Sequence[str], relevant: Sequence[str]) -> list[GoldRank]:
+        docids = sorted(set(relevant), key=str.encode)
+        bags = [self._bag(text) for text in texts]
+        # Two candidates that say the same in another order are one text for BM25.
+        unique = list(dict.fromkeys(bags))
+        scores = np.full((len(unique), len(docids)), np.nan, np.float32)
+        for part in self._parts:
+            found = part.scores(unique, docids)
+            scores = np.where(np.isnan(scores), found, scores)
+        missing = [docid for i, docid in enumerate(docids) if np.isnan(scores[:, i]).any()]
+        if missing:
+            raise InputError(
+                f"the relevant passage {missing[0]!r} is not in the index. The qrels belong to another corpus, or the "
+                "index was built from a part of it: run judge_queries and build_index on the same corpus."
+            )
+        # argmax takes the first of equals, which has the smallest docid.
+        best = scores.argmax(axis=1)
+        golds = [(float(scores[i, at]), docids[at]) for i, at in enumerate(best)]
+        before = sum((part.counts(unique, golds) for part in self._parts), np.zeros(len(unique), np.int64))
+        found_of = {
+            bag: GoldRank(docid, 1 + int(count), score)
+            for bag, (score, docid), count in zip(unique, golds, before, strict=True)
+        }
+        return [found_of[bag] for bag in bags]
+
+    def search(self, text: str, k: int) -> list[Hit]:
+        bag = self._bag(text)
+        hits = [hit for part in self._parts for hit in part.search(bag, k)]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.docid.encode()))[:k]
+
+
+def open_gold_ranker(directory: Path, config: IndexConfig) -> GoldRanker:
+    """The ranker on all shards that build_impacts left in `directory`, mapped into this process' memory.
+
+    Raises ArtifactError when they are missing, corrupt, or were analyzed otherwise than the queries would be.
+    """
+    shards = open_shards(directory)
+    for shard in shards:
+        if shard.analyzer != config.language:
+            raise ArtifactError(
+                f"{shard.path} was made with the analyzer {shard.analyzer!r}, but index.language is "
+                f"{config.language!r}: its terms and the queries' would not meet. Use one of the two for both."
+            )
+    parts = [ShardScorer(shard, config.k1, config.b) for shard in shards]
+    return GoldRanker(parts, query_analyzer(config.language, config.jvm_heap))
