@@ -41,7 +41,7 @@ def _grammar() -> "regex.Pattern[str]":
     word = rf"(?:{joiner})*{part}(?:(?:{joiner})+{part})*(?:{joiner})*"
     asian = rf"(?:\p{{LB=SA}}{x})+|[\p{{Script=Han}}\p{{Script=Hiragana}}]{x}"
     pictograph = r"\p{Extended_Pictographic}\p{EMod}?\uFE0F?"
-    emoji = rf"\p{{RI}}{{2}}|[0-9#*]\uFE0F?\u20E3|(?:\u200D*{pictograph}(?:\u200D{pictograph})*|\p{{EMod}}){x}"
+    emoji = rf"\p{{RI}}{{2}}|[0-9#*]\uFE0F?\u20E3|(?:\u200D*{pictograph}|\p{{EMod}})(?:{x}(?<=\u200D){pictograph})*{x}"
     return regex.compile(rf"(?V1){word}|{asian}|{emoji}")
 
 
@@ -59,7 +59,14 @@ def _term(token: str) -> str | None:
         token = token[:-2]
     # Java lowers one character at a time: no final sigma, no second character for a dotted I.
     token = token.replace("Σ", "σ").replace("İ", "i").lower()
-    return None if token in STOP_WORDS else _STEMMER.stem(token, to_lowercase=False)
+    if token in STOP_WORDS:
+        return None
+    if max(token) <= "\uffff":
+        return str(_STEMMER.stem(token, to_lowercase=False))
+    # Java stems UTF-16 units.
+    units = token.encode("utf-16-le", "surrogatepass")
+    halves = "".join(chr(units[i] | units[i + 1] << 8) for i in range(0, len(units), 2))
+    return str(_STEMMER.stem(halves, to_lowercase=False)).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
 def analyze(text: str) -> list[str]:
