@@ -168,6 +168,28 @@ def test_threads_share_one_ranker(large: tuple[Corpus, Path]) -> None:
         assert list(pool.map(lambda task: ranker.gold_ranks(*task), tasks)) == alone
 
 
+def test_spread_shards_add_up_and_a_lost_one_comes_back(
+    large: tuple[Corpus, Path], tmp_path: Path, ray_cluster: None
+) -> None:
+    import ray
+
+    from aqe.config.rank import RankConfig
+    from aqe.rank.stage import ranker_source
+
+    corpus, out = large
+    draw = random.Random(9)
+    build(tmp_path, corpus, shards=3)
+    source = ranker_source(RankConfig(spread_shards=True), tmp_path, IndexConfig())
+    spread, alone = source.open(), opened(out)
+    for i in range(6):
+        if i == 3:
+            ray.kill(source.shards.actors[1], no_restart=False)
+        asked = [" ".join(draw.choices([f"w{i}" for i in range(300)], k=6)) for _ in range(5)] + ["", "nowhere"]
+        relevant = draw.sample(sorted(corpus), 2)
+        assert spread.gold_ranks(asked, relevant) == alone.gold_ranks(asked, relevant)
+        assert spread.search(asked[0], 30) == alone.search(asked[0], 30)
+
+
 def test_thousands_of_terms(large: tuple[Corpus, Path]) -> None:
     corpus, out = large
     text = " ".join([f"unknown{i}" for i in range(6000)] + [f"w{i}" for i in range(300)])

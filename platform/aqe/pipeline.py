@@ -42,7 +42,7 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 #: Settings that change how fast a result comes, not what it is.
-_POOL_ONLY = {"workers"}
+_POOL_ONLY = {"workers", "spread_shards"}
 
 
 class Pipeline:
@@ -149,7 +149,7 @@ class Pipeline:
         config, index = self.config.index, self.index
         return self.make(
             "build_impacts",
-            config={"language": config.language, "format": VERSION},
+            config={**config.model_dump(include={"language", "passages_per_shard"}), "format": VERSION},
             inputs={"index": index},
             build=lambda out: build_impacts_on_ray(out, index.path / "lucene", config),
         )

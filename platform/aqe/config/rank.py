@@ -17,6 +17,9 @@ class RankConfig(Config):
     distinct_words: bool = False
     """Each word of an expansion is searched once: BM25 counts a repeated word linearly, and small models repeat.
     In ranking, evaluation and serving alike."""
+    spread_shards: bool = False
+    """Each document shard of the impact index in an actor of its own, somewhere on the cluster: for a corpus that no
+    single node can hold. Otherwise every node maps all shards."""
     workers: int | None = Field(default=None, ge=1)
     """Actors; null means one a CPU core."""
     queries_per_unit: int = Field(default=8, ge=1)

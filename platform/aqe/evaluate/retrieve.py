@@ -12,7 +12,7 @@ from aqe.config.rank import RankConfig
 from aqe.evaluate.runs import DEPTH
 from aqe.expand.compose import compose
 from aqe.observe.progress import Say
-from aqe.rank.stage import make_ranker
+from aqe.rank.stage import RankerSource, ranker_source
 from aqe.records import table
 from aqe.sample.plan import batched
 from aqe.units import Pool, Result, Row, run_units
@@ -36,9 +36,9 @@ RETRIEVED = pa.schema(
 class RetrieveWorker:
     """Searches one composed query after another."""
 
-    def __init__(self, config: RankConfig, index: Path, index_config: IndexConfig) -> None:
-        self._ranker = make_ranker(config, index, index_config)
-        self._config = config
+    def __init__(self, source: RankerSource) -> None:
+        self._ranker = source.open()
+        self._config = source.config
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         made: list[dict[str, Any]] = []
@@ -89,7 +89,7 @@ def retrieve(
         batched([dict(row) for row in rows], 32),
         schema=RETRIEVED,
         make=RetrieveWorker,
-        args={"config": config, "index": index, "index_config": index_config},
+        args={"source": ranker_source(config, index, index_config)},
         pool=pool,
         noun="queries",
         max_dead_share=max_dead_share,

@@ -24,9 +24,6 @@ from aqe.index.layout import Plan, Segment, make_shard
 from aqe.index.postings import CONTENTS, DOCID, Dump, PostingsReader
 from aqe.observe.progress import Say, say
 
-#: Passages of a shard: some 2 GB of memory for the task that makes it, at 60 terms a passage.
-SHARD = 4_000_000
-
 
 def build_impacts(
     out: Path, lucene: Path, config: IndexConfig, say: Say, run: Callable[..., Sequence[int]] | None = None
@@ -48,17 +45,18 @@ def build_impacts(
         f"build_impacts: {num_passages} passages, {len(plan.vocabulary)} terms, "
         f"{int(plan.df.sum(dtype=np.int64))} postings read"
     )
-    ranges = [(start, min(start + SHARD, num_passages)) for start in range(0, num_passages, SHARD)]
+    size = config.passages_per_shard
+    ranges = [(start, min(start + size, num_passages)) for start in range(0, num_passages, size)]
     postings = (run or _one_after_another)(make_shard, plan, out, ranges)
     shutil.rmtree(dump)
-    size = sum(path.stat().st_size for path in out.glob("impacts-*.safetensors"))
+    written = sum(path.stat().st_size for path in out.glob("impacts-*.safetensors"))
     return {
         "passages": num_passages,
         "terms": len(plan.vocabulary),
         "postings": sum(postings),
         "shards": len(ranges),
-        "bytes": size,
-        "bytes_per_posting": round(size / max(sum(postings), 1), 3),
+        "bytes": written,
+        "bytes_per_posting": round(written / max(sum(postings), 1), 3),
         "seconds": round(time.perf_counter() - started, 2),
     }
 

@@ -14,7 +14,7 @@ import numpy as np
 from aqe.config.data import IndexConfig
 from aqe.errors import ArtifactError, InputError
 from aqe.index.analysis import Analyze, query_analyzer
-from aqe.index.shard import open_shards
+from aqe.index.shard import Shard, open_shards
 from aqe.rank.impacts import Bag, Scorer, ShardScorer
 from aqe.rank.ranker import GoldRank, Hit
 
@@ -69,10 +69,15 @@ def open_gold_ranker(directory: Path, config: IndexConfig) -> GoldRanker:
     """
     shards = open_shards(directory)
     for shard in shards:
-        if shard.analyzer != config.language:
-            raise ArtifactError(
-                f"{shard.path} was made with the analyzer {shard.analyzer!r}, but index.language is "
-                f"{config.language!r}: its terms and the queries' would not meet. Use one of the two for both."
-            )
+        check_analyzer(shard, config)
     parts = [ShardScorer(shard, config.k1, config.b) for shard in shards]
     return GoldRanker(parts, query_analyzer(config.language, config.jvm_heap))
+
+
+def check_analyzer(shard: Shard, config: IndexConfig) -> None:
+    """ArtifactError when queries would be analyzed otherwise than the passages of a shard were."""
+    if shard.analyzer != config.language:
+        raise ArtifactError(
+            f"{shard.path} was made with the analyzer {shard.analyzer!r}, but index.language is {config.language!r}: "
+            "its terms and the queries' would not meet. Use one of the two for both."
+        )

@@ -1,6 +1,7 @@
 """The stage that ranks: candidates -> exact gold ranks, on a pool of CPU actors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from aqe.config.data import IndexConfig
 from aqe.config.rank import RankConfig
 from aqe.expand.compose import compose
 from aqe.index import jvm
-from aqe.index.analysis import needs_java
+from aqe.index.analysis import needs_java, query_analyzer
 from aqe.observe import metrics
 from aqe.observe.progress import Say
 from aqe.rank.ranker import Ranker
@@ -22,23 +23,43 @@ from aqe.units import Pool, Result, Row, run_units
 PLAIN = -1
 
 
-def make_ranker(config: RankConfig, index: Path, index_config: IndexConfig) -> Ranker:
-    """The engine that `rank.engine` names, on the artifact of build_impacts or of build_index."""
-    if config.engine == "lucene":
-        from aqe.rank.lucene import LuceneRanker
+@dataclass(frozen=True)
+class RankerSource:
+    """Where a worker's ranker comes from: the artifact of build_impacts or build_index, or shards spread over nodes."""
 
-        return LuceneRanker(index / "lucene", index_config)
-    from aqe.rank.gold import open_gold_ranker
+    config: RankConfig
+    index: Path
+    index_config: IndexConfig
+    shards: Any = None
 
-    return open_gold_ranker(index, index_config)
+    def open(self) -> Ranker:
+        """The engine that `rank.engine` names."""
+        if self.config.engine == "lucene":
+            from aqe.rank.lucene import LuceneRanker
+
+            return LuceneRanker(self.index / "lucene", self.index_config)
+        from aqe.rank.gold import GoldRanker, open_gold_ranker
+
+        if self.shards is not None:
+            return GoldRanker([self.shards], query_analyzer(self.index_config.language, self.index_config.jvm_heap))
+        return open_gold_ranker(self.index, self.index_config)
+
+
+def ranker_source(config: RankConfig, index: Path, index_config: IndexConfig) -> RankerSource:
+    """What the workers of a pool open; with `rank.spread_shards` the shards' actors start here."""
+    if config.engine == "impacts" and config.spread_shards:
+        from aqe.rank.spread import spread_shards
+
+        return RankerSource(config, index, index_config, spread_shards(index, index_config))
+    return RankerSource(config, index, index_config)
 
 
 class RankWorker:
     """Ranks a unit of queries, each with all its candidates."""
 
-    def __init__(self, config: RankConfig, index: Path, index_config: IndexConfig, stage: str) -> None:
-        self._ranker = make_ranker(config, index, index_config)
-        self._config = config
+    def __init__(self, source: RankerSource, stage: str) -> None:
+        self._ranker = source.open()
+        self._config = source.config
         self._stage = stage
 
     def __call__(self, rows: Sequence[Row]) -> Result:
@@ -120,7 +141,7 @@ def rank_expansions(
         batched([dict(row) for row in rows], config.queries_per_unit),
         schema=RANKS,
         make=RankWorker,
-        args={"config": config, "index": index, "index_config": index_config, "stage": stage},
+        args={"source": ranker_source(config, index, index_config), "stage": stage},
         pool=pool,
         noun="queries",
         max_dead_share=max_dead_share,

@@ -1,0 +1,60 @@
+"""Document shards in actors of their own, spread over the nodes: for a corpus that no single node can hold.
+
+Exact all the same: the gold score comes from the shard that has the passage, the counts of all shards add up; no list
+of hits is merged. An actor that is lost is started again on its file, and what was asked of it is asked again.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from aqe.config.data import IndexConfig
+from aqe.index.shard import open_shard
+from aqe.rank.gold import check_analyzer
+from aqe.rank.impacts import Bag, ShardScorer
+from aqe.rank.ranker import Hit
+
+
+def spread_shards(directory: Path, config: IndexConfig) -> "SpreadScorer":
+    """One actor a shard of `directory`. They live as long as the returned object, or a copy of it, does.
+
+    They take no core of their own: whoever asks holds one and waits.
+    """
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(_Shard)
+    paths = sorted(directory.glob("impacts-*.safetensors"))
+    return SpreadScorer([actor.remote(path, config) for path in paths])
+
+
+class _Shard(ShardScorer):
+    """A scorer that opens its own file."""
+
+    def __init__(self, path: Path, config: IndexConfig) -> None:
+        shard = open_shard(path)
+        check_analyzer(shard, config)
+        super().__init__(shard, config.k1, config.b)
+
+
+class SpreadScorer:
+    """All shards as one `aqe.rank.impacts.Scorer`: asked at once, added up."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self.actors = actors
+
+    def scores(self, bags: Sequence[Bag], docids: Sequence[str]) -> npt.NDArray[np.float32]:
+        found: list[npt.NDArray[np.float32]] = ray.get([shard.scores.remote(bags, docids) for shard in self.actors])
+        # A passage lies in one shard; the others do not know it (NaN).
+        best: npt.NDArray[np.float32] = np.fmax.reduce(found)
+        return best
+
+    def counts(self, bags: Sequence[Bag], golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
+        counts: list[npt.NDArray[np.int64]] = ray.get([shard.counts.remote(bags, golds) for shard in self.actors])
+        total: npt.NDArray[np.int64] = np.sum(counts, axis=0)
+        return total
+
+    def search(self, bag: Bag, k: int) -> list[Hit]:
+        hits = ray.get([shard.search.remote(bag, k) for shard in self.actors])
+        return sorted((hit for found in hits for hit in found), key=lambda hit: (-hit.score, hit.docid.encode()))[:k]
