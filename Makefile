@@ -10,7 +10,7 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench serve clean
+.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank serve clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -50,6 +50,9 @@ lint: setup  ## ruff and mypy
 
 bench: setup  ## benchmarks against peers
 	@for f in benchmarks/*.py; do $(PY) $$f || exit 1; done
+
+bench-rank: setup  ## exact gold ranks against Pyserini, Lucene and bm25s (after make quickstart, make wiki-small)
+	@$(PY) benchmarks/gold_rank.py
 
 serve: setup  ## the expander as an HTTP endpoint on http://127.0.0.1:8000
 	@$(PY) -m cluster.local.serve

@@ -55,7 +55,7 @@ class ShardScorer:
             norms,
         )
         # Vocabularies reach millions: they stay on the mapped pages, and only what is asked for is remembered.
-        self._term = lru_cache(maxsize=1 << 18)(self._find_term)
+        self.term = lru_cache(maxsize=1 << 18)(self._find_term)
         self._local = threading.local()
 
     @property
@@ -80,7 +80,7 @@ class ShardScorer:
 
     def _weights(self, bags: Sequence[Bag], lanes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Terms of all the bags that this shard has, (T,), and the weight of each in each bag, (T, lanes)."""
-        columns = [[(self._term(word), n) for word, n in bag] for bag in bags]
+        columns = [[(self.term(word), n) for word, n in bag] for bag in bags]
         terms = np.array(sorted({t for column in columns for t, _ in column if t >= 0}), np.int64)
         row = {int(t): i for i, t in enumerate(terms)}
         boosts = np.zeros((len(terms), lanes), F32)
