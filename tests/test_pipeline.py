@@ -153,7 +153,16 @@ def test_from_a_model_one_can_walk_back_to_prompt_index_and_data(undisturbed: tu
         name = todo.pop()
         seen.add(name.rsplit("-", 1)[0])
         todo += json.loads((root / name / "manifest.json").read_text())["parents"]
-    assert seen >= {"align_rsft", "build_preferences", "sample_train", "rank_train", "build_index", "corpus", "queries"}
+    assert seen >= {
+        "align_rsft",
+        "build_preferences",
+        "sample_train",
+        "rank_train",
+        "build_impacts",
+        "build_index",
+        "corpus",
+        "queries",
+    }
 
 
 def test_runs_read_back_to_the_same_numbers(undisturbed: tuple[Path, str]) -> None:
@@ -166,6 +175,18 @@ def test_runs_read_back_to_the_same_numbers(undisturbed: tuple[Path, str]) -> No
         found = ir_measures.calc_aggregate([ir_measures.parse_measure(m) for m in measures], qrels, hits)
         for measure, value in found.items():
             assert value == pytest.approx(metrics["systems"][name][measures[str(measure)]]["value"], abs=1e-9)
+
+
+def test_lucene_itself_gives_the_same_ranks(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
+    root, _ = undisturbed
+    shutil.copytree(
+        root, project / "lucene" / "mine", ignore=shutil.ignore_patterns("rank_train-*", "align_*", "report-*")
+    )
+    run("rank_expansions", project, home, "rank.engine=lucene", runs="lucene")
+    one = read_parquet(only(root, "rank_train") / "data").to_pylist()
+    other = read_parquet(only(project / "lucene" / "mine", "rank_train") / "data").to_pylist()
+    assert len(one) == 24 * 5
+    assert one == other
 
 
 def test_a_finished_run_does_nothing(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:

