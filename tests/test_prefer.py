@@ -95,6 +95,14 @@ def test_only_if_better_than_plain_leaves_the_query_out() -> None:
     assert rsft_row(case, PreferConfig(only_if_better_than_plain=True)) is None
 
 
+def test_rsft_only_with_pair_leaves_out_queries_whose_candidates_rank_alike() -> None:
+    alike = judged((1, -1, " a", True), (1, -2, " b", True), plain=1)
+    apart = judged((1, -1, " a", True), (2, -2, " b", True), plain=1)
+    assert rsft_row(alike, PreferConfig())["completion"] == " a"  # type: ignore[index]
+    assert rsft_row(alike, PreferConfig(rsft_only_with_pair=True)) is None
+    assert rsft_row(apart, PreferConfig(rsft_only_with_pair=True)) == rsft_row(apart, PreferConfig())
+
+
 def test_truncated_and_empty_candidates() -> None:
     case = judged((1, -1, " cut", False), (2, -1, " ", True), (3, -1, " c", True), (9, -1, " d", True))
     assert rsft_row(case, PreferConfig())["completion"] == " cut"  # type: ignore[index]

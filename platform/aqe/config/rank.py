@@ -35,6 +35,8 @@ class PreferConfig(Config):
     """Least difference in reward between chosen and rejected."""
     pairs_per_query: int = Field(default=1, ge=1)
     """Pairs a query: the best text against the worst, the second best against the second worst, ..."""
+    rsft_only_with_pair: bool = False
+    """RSFT learns from a query only where its candidates rank differently: where all rank alike, the best is any one."""
     only_if_better_than_plain: bool = False
     """Take a query only where its best candidate ranks above the plain query."""
     include_plain: bool = False

@@ -17,7 +17,7 @@ def eligible(judged: Judged, config: PreferConfig) -> list[Candidate]:
 def rsft_row(judged: Judged, config: PreferConfig) -> dict[str, Any] | None:
     """A row of records.RSFT, or None when no candidate may be chosen."""
     best = eligible(judged, config)
-    if not best:
+    if not best or (config.rsft_only_with_pair and best[0].rank == judged.worst_first()[0].rank):
         return None
     return {
         "qid": judged.qid,
