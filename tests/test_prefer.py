@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aqe.config.rank import PreferConfig
 from aqe.prefer.candidates import Candidate, Judged, join
 from aqe.prefer.diversity import collapse_warning, distinct_n, diversity, pairwise_cosine
 from aqe.prefer.pairs import dpo_rows
+from aqe.prefer.reward import REWARDS
 from aqe.prefer.select import rsft_row
 from aqe.prefer.stage import build_preferences
 from aqe.rank.stage import PLAIN
@@ -86,7 +88,8 @@ def test_include_plain_lets_silence_win() -> None:
 )
 def test_options(config: dict[str, Any], pairs: int) -> None:
     case = judged((1, -1, " a", True), (4, -1, " b", True), (8, -1, " c", True), (64, -1, " d", True))
-    assert len(dpo_rows(case, PreferConfig(**config))) == pairs
+    options = PreferConfig(**config)
+    assert len(dpo_rows(replace(case, reward=REWARDS[options.reward]), options)) == pairs
 
 
 def test_only_if_better_than_plain_leaves_the_query_out() -> None:
@@ -101,6 +104,23 @@ def test_rsft_only_with_pair_leaves_out_queries_whose_candidates_rank_alike() ->
     assert rsft_row(alike, PreferConfig())["completion"] == " a"  # type: ignore[index]
     assert rsft_row(alike, PreferConfig(rsft_only_with_pair=True)) is None
     assert rsft_row(apart, PreferConfig(rsft_only_with_pair=True)) == rsft_row(apart, PreferConfig())
+
+
+def test_ndcg_orders_and_measures_pairs() -> None:
+    made = (
+        Candidate(0, " a", "a", True, -1, 1, 0.4),
+        Candidate(1, " b", "b", True, -1, 3, 0.9),
+        Candidate(2, " c", "c", True, -1, 80, 0.0),
+        Candidate(3, " d", "d", True, -1, 20, 0.0),
+    )
+    case = Judged("q", "prompt", 2, made, REWARDS["ndcg"], 0.5)
+    (row,) = dpo_rows(case, PreferConfig(reward="ndcg", min_margin=0.9))
+    assert (row["chosen"], row["rejected"]) == (" b", " c")
+    assert dpo_rows(case, PreferConfig(reward="ndcg", min_margin=0.91)) == []
+    assert rsft_row(case, PreferConfig(reward="ndcg"))["completion"] == " b"  # type: ignore[index]
+    # Below the cut all are worth the same: no pair, whatever their ranks.
+    below = Judged("q", "prompt", 2, made[2:], REWARDS["ndcg"], 0.0)
+    assert dpo_rows(below, PreferConfig(reward="ndcg")) == []
 
 
 def test_truncated_and_empty_candidates() -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ir_measures
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,6 +24,7 @@ from aqe.index.layout import Plan, Segment, make_shard
 from aqe.index.shard import BLOCK, open_shard, open_shards
 from aqe.rank.gold import GoldRanker, open_gold_ranker
 from aqe.rank.impacts import ShardScorer
+from aqe.rank.ranker import Hit, ndcg
 from tests.bm25_oracle import K1, B, bm25, gold, lucene_length
 
 Corpus = dict[str, list[str]]
@@ -156,6 +158,18 @@ def test_hits_equal_brute_force(large: tuple[Corpus, Path]) -> None:
         scores = bm25(corpus, text)
         expected = sorted((d for d in scores if scores[d] > 0), key=lambda d: (-scores[d], d.encode()))[:k]
         assert [hit.docid for hit in opened(out).search(text, k)] == expected
+
+
+def test_ndcg_is_trec_evals(large: tuple[Corpus, Path]) -> None:
+    draw = random.Random(11)
+    for depth in (3, 10):
+        hits = [Hit(f"d{i}", 30.0 - i) for i in draw.sample(range(30), 12)]
+        hits.sort(key=lambda hit: -hit.score)
+        grades = {f"d{i}": draw.randrange(1, 4) for i in draw.sample(range(30), 8)}
+        qrels = [ir_measures.Qrel("q", docid, grade) for docid, grade in grades.items()]
+        run = [ir_measures.ScoredDoc("q", hit.docid, hit.score) for hit in hits]
+        (found,) = ir_measures.iter_calc([ir_measures.nDCG @ depth], qrels, run)
+        assert ndcg(hits, grades, depth) == pytest.approx(found.value)
 
 
 def test_threads_share_one_ranker(large: tuple[Corpus, Path]) -> None:

@@ -47,7 +47,8 @@ SAMPLES = pa.schema(
     ]
 )
 
-#: `sample_idx` -1 is the plain query; `gold_rank` is 1-based and exact to any depth.
+#: `sample_idx` -1 is the plain query; `gold_rank` is 1-based and exact to any depth; `ndcg` is null unless
+#: `rank.ndcg_at` asks for it.
 RANKS = pa.schema(
     [
         ("qid", pa.string()),
@@ -55,6 +56,7 @@ RANKS = pa.schema(
         ("gold_docid", pa.string()),
         ("gold_rank", pa.int32()),
         ("score", pa.float32()),
+        ("ndcg", pa.float32()),
     ]
 )
 

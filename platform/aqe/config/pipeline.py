@@ -72,6 +72,8 @@ class PipelineConfig(Config):
                 f"{self.sample.num_samples}. Set it to 2 or more (the paper's is 50), or train RSFT alone: "
                 "models: [rsft] and align: {stages: [rsft]}."
             )
+        if self.prefer.reward == "ndcg" and self.rank.ndcg_at is None:
+            raise ValueError("prefer.reward is ndcg, which nobody computes: set rank.ndcg_at (10 is usual)")
         return self
 
     @property

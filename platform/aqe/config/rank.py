@@ -17,6 +17,8 @@ class RankConfig(Config):
     distinct_words: bool = False
     """Each word of an expansion is searched once: BM25 counts a repeated word linearly, and small models repeat.
     In ranking, evaluation and serving alike."""
+    ndcg_at: int | None = Field(default=None, ge=1)
+    """Compute nDCG down to this depth too, one search a candidate more; for `prefer.reward: ndcg`."""
     spread_shards: bool = False
     """Each document shard of the impact index in an actor of its own, somewhere on the cluster: for a corpus that no
     single node can hold. Otherwise every node maps all shards."""
@@ -29,14 +31,15 @@ class RankConfig(Config):
 class PreferConfig(Config):
     """Which candidates become RSFT targets and DPO pairs."""
 
-    reward: Literal["rank", "reciprocal_rank"] = "rank"
-    """What `min_margin` is measured in: log2 of the rank, or the reciprocal rank; both order candidates alike."""
+    reward: Literal["rank", "reciprocal_rank", "ndcg"] = "rank"
+    """What orders candidates, and what `min_margin` is measured in: log2 of the rank, the reciprocal rank (the same
+    order), or nDCG, which counts all relevant passages and needs `rank.ndcg_at`."""
     min_margin: float = Field(default=0.0, ge=0)
     """Least difference in reward between chosen and rejected."""
     pairs_per_query: int = Field(default=1, ge=1)
     """Pairs a query: the best text against the worst, the second best against the second worst, ..."""
     rsft_only_with_pair: bool = False
-    """RSFT learns from a query only where its candidates rank differently: where all rank alike, the best is any one."""
+    """RSFT learns from a query only where its candidates differ in reward: else the best is any one."""
     only_if_better_than_plain: bool = False
     """Take a query only where its best candidate ranks above the plain query."""
     include_plain: bool = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from aqe.config.rank import PreferConfig
+from aqe.prefer.reward import REWARDS, Reward, by_rank
 from aqe.rank.stage import PLAIN
 
 
@@ -20,6 +21,7 @@ class Candidate:
     finished: bool
     logprob_per_token: float
     rank: int
+    ndcg: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,17 @@ class Judged:
     prompt: str
     plain_rank: int
     candidates: tuple[Candidate, ...]
+    reward: Reward = by_rank
+    plain_ndcg: float = math.nan
+
+    def value(self, candidate: Candidate) -> float:
+        """The candidate's reward."""
+        return self.reward(candidate.rank, candidate.ndcg)
+
+    @property
+    def plain_value(self) -> float:
+        """The plain query's reward."""
+        return self.reward(self.plain_rank, self.plain_ndcg)
 
     @property
     def sampled(self) -> list[Candidate]:
@@ -37,12 +50,12 @@ class Judged:
         return [c for c in self.candidates if c.sample_idx != PLAIN]
 
     def best_first(self) -> list[Candidate]:
-        """By rank; equals by log-probability per token, the likelier first; then by sample_idx."""
-        return sorted(self.candidates, key=lambda c: (c.rank, -c.logprob_per_token, c.sample_idx))
+        """By reward, then by rank; equals by log-probability per token, the likelier first; then by sample_idx."""
+        return sorted(self.candidates, key=lambda c: (-self.value(c), c.rank, -c.logprob_per_token, c.sample_idx))
 
     def worst_first(self) -> list[Candidate]:
-        """By rank, largest first; of equals the likelier first: unlearning what is never said changes little."""
-        return sorted(self.candidates, key=lambda c: (-c.rank, -c.logprob_per_token, c.sample_idx))
+        """By reward, worst first; of equals the likelier first: unlearning what is never said changes little."""
+        return sorted(self.candidates, key=lambda c: (self.value(c), -c.rank, -c.logprob_per_token, c.sample_idx))
 
 
 def join(prompts: dict[str, str], samples: pa.Table, ranks: pa.Table, config: PreferConfig) -> Iterator[Judged]:
@@ -54,14 +67,14 @@ def join(prompts: dict[str, str], samples: pa.Table, ranks: pa.Table, config: Pr
     ranked = dict(
         zip(
             zip(ranks["qid"].to_pylist(), ranks["sample_idx"].to_pylist(), strict=True),
-            ranks["gold_rank"].to_pylist(),
+            zip(ranks["gold_rank"].to_pylist(), ranks["ndcg"].to_pylist(), strict=True),
             strict=True,
         )
     )
     candidates: dict[str, list[Candidate]] = {}
     for row in samples.to_pylist():
-        rank = ranked.get((row["qid"], row["sample_idx"]))
-        if rank is not None:
+        found = ranked.get((row["qid"], row["sample_idx"]))
+        if found is not None:
             candidates.setdefault(row["qid"], []).append(
                 Candidate(
                     row["sample_idx"],
@@ -69,14 +82,19 @@ def join(prompts: dict[str, str], samples: pa.Table, ranks: pa.Table, config: Pr
                     row["expansion"],
                     row["finish_reason"] == "stop",
                     row["logprob"] / max(row["num_tokens"], 1),
-                    rank,
+                    *_measured(found),
                 )
             )
     for qid, prompt in prompts.items():
         if qid in candidates:
-            plain = ranked[(qid, PLAIN)]
-            extra = [Candidate(PLAIN, "", "", True, -math.inf, plain)] if config.include_plain else []
-            yield Judged(qid, prompt, plain, tuple(candidates[qid] + extra))
+            rank, ndcg = _measured(ranked[(qid, PLAIN)])
+            extra = [Candidate(PLAIN, "", "", True, -math.inf, rank, ndcg)] if config.include_plain else []
+            yield Judged(qid, prompt, rank, tuple(candidates[qid] + extra), REWARDS[config.reward], ndcg)
+
+
+def _measured(found: tuple[int, float | None]) -> tuple[int, float]:
+    rank, ndcg = found
+    return rank, math.nan if ndcg is None else ndcg
 
 
 def may_be_chosen(candidate: Candidate, config: PreferConfig) -> bool:

@@ -1,19 +1,11 @@
 """Preference pairs: the best candidate against the worst, the second best against the second worst, and so on."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from aqe.config.rank import PreferConfig
 from aqe.prefer.candidates import Candidate, Judged
 from aqe.prefer.select import eligible
-
-
-def margin(better: int, worse: int, config: PreferConfig) -> float:
-    """What a pair's ranks are apart in the configured reward: log2 of the rank, or the reciprocal rank."""
-    if config.reward == "rank":
-        return math.log2(worse) - math.log2(better)
-    return 1 / better - 1 / worse
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -25,13 +17,14 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def dpo_rows(judged: Judged, config: PreferConfig) -> list[dict[str, Any]]:
-    """Rows of records.DPO, at most `pairs_per_query`; none where all candidates rank alike."""
+    """Rows of records.DPO, at most `pairs_per_query`; none where all candidates are worth the same."""
     rows = []
     # Sorted, so that the likeliest of equal texts is kept.
     best, worst = _distinct(eligible(judged, config)), _distinct(judged.worst_first())
     for chosen, rejected in zip(best[: config.pairs_per_query], worst, strict=False):
         # Both lists are sorted: once a pair is not apart, none after it is.
-        if chosen.rank >= rejected.rank or margin(chosen.rank, rejected.rank, config) < config.min_margin:
+        apart = judged.value(chosen) - judged.value(rejected)
+        if apart <= 0 or apart < config.min_margin:
             break
         rows.append(
             {

@@ -1,6 +1,7 @@
 """What a ranker is: exact gold ranks of a query with each of its candidates."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,3 +43,10 @@ class Ranker(Protocol):
     def search(self, text: str, k: int) -> list[Hit]:
         """The k best passages, by score descending, then docid ascending (bytes). Only passages with a score > 0."""
         ...
+
+
+def ndcg(hits: Sequence[Hit], grades: Mapping[str, int], depth: int) -> float:
+    """nDCG of the best `depth` passages with linear gains, as trec_eval has it (Järvelin & Kekäläinen 2002)."""
+    gained = sum(grades.get(hit.docid, 0) / math.log2(i + 2) for i, hit in enumerate(hits[:depth]))
+    ideal = sum(grade / math.log2(i + 2) for i, grade in enumerate(sorted(grades.values(), reverse=True)[:depth]))
+    return gained / ideal

@@ -14,7 +14,7 @@ from aqe.index import jvm
 from aqe.index.analysis import needs_java, query_analyzer
 from aqe.observe import metrics
 from aqe.observe.progress import Say
-from aqe.rank.ranker import Ranker
+from aqe.rank.ranker import Ranker, ndcg
 from aqe.records import RANKS, table
 from aqe.sample.plan import batched
 from aqe.units import Pool, Result, Row, run_units
@@ -82,6 +82,9 @@ class RankWorker:
         # The same text has the same rank: duplicates are searched once.
         texts = list(dict.fromkeys(composed))
         ranks = dict(zip(texts, self._ranker.gold_ranks(texts, row["relevant"]), strict=True))
+        grades = dict(zip(row["relevant"], row["grades"], strict=True))
+        depth = config.ndcg_at
+        gains = {text: ndcg(self._ranker.search(text, depth), grades, depth) for text in texts} if depth else {}
         made = []
         for i, text in enumerate(composed):
             gold = ranks[text]
@@ -93,6 +96,7 @@ class RankWorker:
                     "gold_docid": gold.docid,
                     "gold_rank": gold.rank,
                     "score": gold.score,
+                    "ndcg": gains.get(text),
                 }
             )
         return made
@@ -100,10 +104,10 @@ class RankWorker:
 
 def rank_rows(queries: pa.Table, qrels: pa.Table, samples: pa.Table) -> list[dict[str, Any]]:
     """One row a query that has a relevant passage: text, candidates, relevant passages; in the queries' order."""
-    relevant: dict[str, list[str]] = {}
+    relevant: dict[str, dict[str, int]] = {}
     for qid, docid, grade in zip(*(qrels[c].to_pylist() for c in ("qid", "docid", "relevance")), strict=True):
         if grade > 0:
-            relevant.setdefault(qid, []).append(docid)
+            relevant.setdefault(qid, {})[docid] = grade
     candidates: dict[str, tuple[list[int], list[str]]] = {}
     for qid, i, text in zip(*(samples[c].to_pylist() for c in ("qid", "sample_idx", "expansion")), strict=True):
         indices, texts = candidates.setdefault(qid, ([], []))
@@ -114,8 +118,8 @@ def rank_rows(queries: pa.Table, qrels: pa.Table, samples: pa.Table) -> list[dic
         # A query whose sampling failed is in the dead letters of that stage; it has nothing to rank.
         if qid in relevant and qid in candidates:
             indices, texts = candidates[qid]
-            row = {"qid": qid, "query": text, "sample_idx": indices, "expansions": texts, "relevant": relevant[qid]}
-            rows.append(row)
+            judged = {"relevant": list(relevant[qid]), "grades": list(relevant[qid].values())}
+            rows.append({"qid": qid, "query": text, "sample_idx": indices, "expansions": texts, **judged})
     return rows
 
 
