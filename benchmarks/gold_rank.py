@@ -260,7 +260,7 @@ def floor(corpus: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     from aqe.compiled import compiled
     from aqe.index.english import analyze
     from aqe.index.shard import open_shards
-    from aqe.rank import kernel
+    from aqe.rank import kernel, vectors
     from aqe.rank.impacts import LANES, ShardScorer
 
     shard = open_shards(corpus / "impacts")[0]
@@ -277,7 +277,7 @@ def floor(corpus: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     @compiled
     def add(acc: Any, docs: Any, codes: Any, table: Any, weights: Any, rounds: int) -> None:
         for _ in range(rounds):
-            kernel.add_run(acc, 0, 1 << 16, docs, codes, 0, len(docs), table, weights, 0, (0,) * 16)
+            vectors.add_run(acc, 0, 1 << 16, docs, codes, 0, len(docs), table, weights, 0, (0,) * 16)
 
     scratch = kernel.make_scratch(1, LANES[0])
     docs, codes = np.arange(256, dtype=np.uint16), np.zeros(256, np.uint8)

@@ -1,19 +1,24 @@
 """The one place that knows numba: how loops are compiled, and where the machine code is kept.
 
 Beside the code, numba's own choice, it would vanish with a Ray job's copy of the code; and compiling takes some ten
-seconds.
+seconds. Numba looks at the age of one file only, not of those it takes constants from: so the directory is named by all.
 """
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
+from aqe.artifact import digest
 from aqe.base_model import cache_directory
 
+_SOURCES = sorted(path for part in ("index", "rank") for path in (Path(__file__).parent / part).glob("*.py"))
 # Numba reads it when it is imported, which is below.
-os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_directory() / "numba"))
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR", str(cache_directory() / "numba" / digest([path.read_text() for path in _SOURCES]))
+)
 
-import numba
+import numba  # noqa: E402
 
 F = TypeVar("F", bound=Callable[..., Any])
 

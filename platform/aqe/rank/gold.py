@@ -29,7 +29,7 @@ class GoldRanker:
         self._analyze = analyze
 
     def _bag(self, text: str) -> Bag:
-        return tuple(sorted(Counter(self._analyze(text)).items()))
+        return frozenset(Counter(self._analyze(text)).items())
 
     def gold_ranks(self, texts: Sequence[str], relevant: Sequence[str]) -> list[GoldRank]:
         docids = sorted(set(relevant), key=str.encode)

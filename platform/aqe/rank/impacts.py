@@ -14,8 +14,8 @@ from aqe.rank import kernel
 from aqe.rank.bm25 import F32, Collection, idf, inverse_norms, saturation
 from aqe.rank.ranker import Hit
 
-#: A text as its terms, each with how often it occurs: the unit of BM25. Sorted, so that equal texts are equal.
-Bag = tuple[tuple[str, int], ...]
+#: A text as its terms, each with how often it occurs: all that BM25 knows of it.
+Bag = frozenset[tuple[str, int]]
 #: Widths of the counting pass, widest first.
 LANES = (16, 8, 4)
 
@@ -80,14 +80,11 @@ class ShardScorer:
 
     def _weights(self, bags: Sequence[Bag], lanes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Terms of all the bags that this shard has, (T,), and the weight of each in each bag, (T, lanes)."""
-        columns = [[(self.term(word), n) for word, n in bag] for bag in bags]
-        terms = np.array(sorted({t for column in columns for t, _ in column if t >= 0}), np.int64)
-        row = {int(t): i for i, t in enumerate(terms)}
+        found = [(t, lane, n) for lane, bag in enumerate(bags) for word, n in bag if (t := self.term(word)) >= 0]
+        table = np.array(found, np.int64).reshape(-1, 3)
+        terms, rows = np.unique(table[:, 0], return_inverse=True)
         boosts = np.zeros((len(terms), lanes), F32)
-        for lane, column in enumerate(columns):
-            for t, n in column:
-                if t >= 0:
-                    boosts[row[t], lane] = n
+        boosts[rows, table[:, 1]] = table[:, 2]
         return terms, boosts * self._idf[terms][:, None]
 
     def scores(self, bags: Sequence[Bag], docids: Sequence[str]) -> npt.NDArray[np.float32]:

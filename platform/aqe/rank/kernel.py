@@ -12,21 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from aqe.compiled import compiled
 from aqe.index.shard import BLOCK, ESCAPE
+from aqe.rank.vectors import ALIGN, WIDE, add_run, compare
 
 #: Bytes of accumulators that stay in the first-level cache: a block is worked through in tiles of so many.
 TILE_BYTES = 65_536
-#: Passages that are looked at one by one where one of them is near the gold score.
+#: Vectors of them that are looked at one by one where one sum is near the gold score.
 CHUNK = 8
-#: Bytes at which a vector of lanes may be loaded whole.
-ALIGN = 64
 F32, F64 = np.float32, np.float64
-I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
 class Postings(NamedTuple):
@@ -65,7 +60,7 @@ class Scratch(NamedTuple):
     """What a thread's passes write to; nothing is allocated for a query."""
 
     acc: npt.NDArray[np.float32]  # (tile, lanes)
-    counts: npt.NDArray[np.int32]  # (2, lanes)
+    counts: npt.NDArray[np.int32]  # (2, WIDE)
     above: npt.NDArray[np.int64]  # (lanes,) result: passages with a score above the gold score
     before: npt.NDArray[np.int64]  # (lanes,) result: passages with the same score and a smaller docid
     num_active: npt.NDArray[np.int64]  # (2,) terms of this block with a run, and with rare postings
@@ -85,7 +80,7 @@ def make_scratch(terms: int, lanes: int) -> Scratch:
     start = -raw.ctypes.data // 4 % (ALIGN // 4)
     return Scratch(
         raw[start : start + TILE_BYTES // 4],
-        np.zeros(2 * lanes, np.int32),
+        np.zeros(2 * WIDE, np.int32),
         np.zeros(lanes, np.int64),
         np.zeros(lanes, np.int64),
         np.zeros(2, np.int64),
@@ -179,110 +174,16 @@ def accumulate(p: Postings, terms: Any, weights: Any, out: Any) -> Any:
             i += 1
 
 
-# The two loops whose machine code decides are written as LLVM vectors: numba's own would not keep the lanes in one
-# register. How many lanes there are is the length of the tuple `width`, so that each number is compiled for itself.
-
-
-def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    """Pointer to an array's first element."""
-    return context.make_array(kind)(context, builder, array).data
-
-
-def _row(builder: Any, data: Any, offset: Any, vector: Any) -> Any:
-    """Pointer to the lanes that start at data[offset]."""
-    return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def add_run(
-    typing: Any,
-    acc: Any,
-    first: Any,
-    limit: Any,
-    docs: Any,
-    codes: Any,
-    begin: Any,
-    end: Any,
-    table: Any,
-    weights: Any,
-    term: Any,
-    width: Any,
-) -> Any:
-    """acc[doc - first, :] += weights[term, :] * table[code] for the postings from `begin` with doc < limit.
-
-    Returns the place of the first posting that was not added, `end` at most.
-    """
-    integer = types.int64
-    signature = integer(acc, integer, integer, docs, codes, integer, integer, table, weights, integer, width)
-    lanes = width.count
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        acc, docs, codes, table, weights = (
-            _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 7, 8)
-        )
-        _, first, limit, _, _, begin, end, _, _, term, _ = args
-        vector, align, size = ir.VectorType(ir.FloatType(), lanes), min(ALIGN, 4 * lanes), ir.Constant(I64, lanes)
-        shifted = builder.gep(acc, [builder.neg(builder.mul(first, size))])
-        weight = builder.load(_row(builder, weights, builder.mul(term, size), vector), align=4)
-        undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
-        contract = ("contract",)  # A fused multiply-add where the machine has one.
-        before = builder.block
-        more, inside, body, after = (builder.append_basic_block(name) for name in ("more", "inside", "body", "after"))
-        builder.branch(more)
-        builder.position_at_end(more)
-        i = builder.phi(I64)
-        i.add_incoming(begin, before)
-        builder.cbranch(builder.icmp_signed("<", i, end), inside, after)
-        builder.position_at_end(inside)
-        doc = builder.zext(builder.load(builder.gep(docs, [i])), I64)
-        builder.cbranch(builder.icmp_signed("<", doc, limit), body, after)
-        builder.position_at_end(body)
-        code = builder.zext(builder.load(builder.gep(codes, [i])), I64)
-        value = builder.insert_element(undefined, builder.load(builder.gep(table, [code])), ir.Constant(I32, 0))
-        product = builder.fmul(weight, builder.shuffle_vector(value, undefined, zeros), flags=contract)
-        at = _row(builder, shifted, builder.mul(doc, size), vector)
-        builder.store(builder.fadd(product, builder.load(at, align=align), flags=contract), at, align=align)
-        i.add_incoming(builder.add(i, ir.Constant(I64, 1)), body)
-        builder.branch(more)
-        builder.position_at_end(after)
-        return i
-
-    return signature, generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def compare(typing: Any, acc: Any, begin: Any, end: Any, low: Any, high: Any, counts: Any, width: Any) -> Any:
-    """counts[0, :] += acc >= low, counts[1, :] += acc > high over the rows begin to end."""
-    signature = types.void(acc, types.int64, types.int64, low, high, counts, width)
-    lanes = width.count
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        acc, low, high, counts = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5))
-        vector, mask, align = ir.VectorType(ir.FloatType(), lanes), ir.VectorType(I32, lanes), min(ALIGN, 4 * lanes)
-        size, zero = ir.Constant(I64, lanes), ir.Constant(I64, 0)
-        bounds = [builder.load(_row(builder, bound, zero, vector), align=4) for bound in (low, high)]
-        totals = [_row(builder, counts, ir.Constant(I64, i * lanes), mask) for i in (0, 1)]
-        sums = [cgutils.alloca_once_value(builder, builder.load(total, align=4)) for total in totals]
-        with cgutils.for_range_slice(builder, args[1], args[2], ir.Constant(I64, 1), I64) as (row, _):
-            value = builder.load(_row(builder, acc, builder.mul(row, size), vector), align=align)
-            for total, bound, sign in zip(sums, bounds, (">=", ">"), strict=True):
-                hit = builder.sext(builder.fcmp_ordered(sign, value, bound), mask)
-                builder.store(builder.sub(builder.load(total), hit), total)
-        for total, added in zip(totals, sums, strict=True):
-            builder.store(builder.load(added), total, align=4)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
 @compiled
-def _near(p: Postings, q: Lanes, base: Any, begin: Any, end: Any, s: Any, width: Any) -> Any:
-    """Count those of the rows begin to end that lie between low and high, by their exact scores."""
+def _one_by_one(p: Postings, q: Lanes, base: Any, begin: Any, end: Any, s: Any, width: Any) -> Any:
+    """Count the rows begin to end of the tile that starts at passage `base`, by their exact scores where near."""
     lanes = len(width)
     for row in range(begin, end):
         for lane in range(lanes):
             value = s.acc[row * lanes + lane]
-            if value >= q.low[lane] and value <= q.high[lane]:
+            if value > q.high[lane]:
+                s.above[lane] += 1
+            elif value >= q.low[lane]:
                 doc, total = base + row, F64(0)
                 for k in range(s.num_active[0]):
                     t = s.active[k]
@@ -296,25 +197,29 @@ def _near(p: Postings, q: Lanes, base: Any, begin: Any, end: Any, s: Any, width:
 
 
 @compiled
-def _sweep(p: Postings, q: Lanes, base: Any, begin: Any, end: Any, s: Any, width: Any) -> Any:
-    """Count the rows begin to end of a tile that starts at the passage `base`."""
+def _no_near(acc: Any, begin: Any, end: Any, q: Lanes, s: Any, width: Any) -> Any:
+    """Add what is above among acc[begin:end] to s.above, unless some sum is near its bound: then nothing, and False."""
+    compare(acc, begin, end, q.low, q.high, s.counts, width)
+    for i in range(WIDE):
+        if s.counts[i] != s.counts[WIDE + i]:
+            return False
+    for i in range(WIDE):
+        s.above[i % len(width)] += s.counts[i]
+    return True
+
+
+@compiled
+def _sweep(p: Postings, q: Lanes, base: Any, size: Any, s: Any, width: Any) -> Any:
+    """Count the rows of a tile that starts at passage `base`. Behind the last one all sums are 0: below every bound."""
     lanes = len(width)
-    s.counts[:] = 0
-    compare(s.acc, begin, end, q.low, q.high, s.counts, width)
-    differ = False
-    for lane in range(lanes):
-        s.above[lane] += s.counts[lanes + lane]
-        differ |= s.counts[lane] != s.counts[lanes + lane]
-    if not differ:
+    end = (size * lanes + WIDE - 1) // WIDE * WIDE
+    if _no_near(s.acc, 0, end, q, s, width):
         return
-    for start in range(begin, end, CHUNK):
-        stop = min(start + CHUNK, end)
-        s.counts[:] = 0
-        compare(s.acc, start, stop, q.low, q.high, s.counts, width)
-        for lane in range(lanes):
-            if s.counts[lane] != s.counts[lanes + lane]:
-                _near(p, q, base, start, stop, s, width)
-                break
+    step = CHUNK * WIDE
+    for start in range(0, end, step):
+        stop = min(start + step, end)
+        if not _no_near(s.acc, start, stop, q, s, width):
+            _one_by_one(p, q, base, start // lanes, min(stop // lanes, size), s, width)
 
 
 @compiled
@@ -381,11 +286,11 @@ def count(p: Postings, q: Lanes, num_docs: Any, s: Any, width: Any) -> Any:
                 _add_rare(p, q, s.active_rare[k], base, base + size, s, width)
             split = q.zero_gold - base
             if 0 <= split < size:
-                _sweep(p, q, base, 0, split, s, width)
+                _one_by_one(p, q, base, 0, split, s, width)
                 _matched_before(q, s, width)
-                _sweep(p, q, base, split, size, s, width)
+                _one_by_one(p, q, base, split, size, s, width)
             else:
-                _sweep(p, q, base, 0, size, s, width)
+                _sweep(p, q, base, size, s, width)
             s.acc[: size * lanes] = 0
     if q.zero_gold >= num_docs:
         _matched_before(q, s, width)
