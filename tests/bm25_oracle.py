@@ -28,7 +28,7 @@ def lucene_length(length: int) -> int:
 
 def bm25(corpus: dict[str, list[str]], text: str) -> dict[str, np.float32]:
     """Score of every passage, float64 inside and float32 at the end as Lucene adds them up."""
-    n = len(corpus)
+    n = sum(bool(words) for words in corpus.values())
     average = np.float32(sum(map(len, corpus.values())) / n)
     df = Counter(word for words in corpus.values() for word in set(words))
     scores = {}

@@ -11,14 +11,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import ir_measures
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from aqe import Expander
 from aqe.artifact import file_digest, read_parquet
+from aqe.index.shard import Arrays, open_shards
 from tests import tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -189,6 +192,15 @@ def test_lucene_itself_gives_the_same_ranks(undisturbed: tuple[Path, str], proje
     assert one == other
 
 
+def test_an_index_that_is_there_already(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
+    root, _ = undisturbed
+    given = only(root, "build_index") / "lucene"
+    out = run("build_impacts", project, home, f"index.path={given}", runs="given")
+    assert "80 passages" in out
+    (one,), (other,) = (open_shards(only(r, "build_impacts")) for r in (root, project / "given" / "mine"))
+    assert all(np.array_equal(getattr(one.arrays, f.name), getattr(other.arrays, f.name)) for f in fields(Arrays))
+
+
 def test_a_finished_run_does_nothing(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in undisturbed[0].rglob("manifest.json")}
     out = run("run_pipeline", project, home)
@@ -276,6 +288,7 @@ def _without_seconds(curves: pa.Table) -> pa.Table:
         ("corpus.path=nowhere.jsonl", "nowhere.jsonl does not exist"),
         ("model.source=./corpus_only", "corpus_only"),
         ("prompt=nope", "no prompt named 'nope'"),
+        ("index.path=.", "is not a Lucene index"),
         ("align.rsft.trl={no_such_field: 1}", "no_such_field"),
         ("models=[dpo, rsf]", "rsf"),
         ("model.source=./no_tokenizer", "has no tokenizer"),

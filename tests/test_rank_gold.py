@@ -242,12 +242,13 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         (whole[:-3], "cut short"),
         (whole[:5], "corrupt"),
         (whole.replace(b'"version":"1"', b'"version":"0"'), "format '0'"),
+        (whole.replace(b'"total_terms":"3"', b'"total_terms":"4"'), "checksum of its header"),
     ):
         first.write_bytes(broken)
         with pytest.raises(ArtifactError, match=why):
             open_shard(first)
     second.unlink()
-    with pytest.raises(ArtifactError, match="1 of 2 shards"):
+    with pytest.raises(ArtifactError, match="just the 2 shards"):
         open_shards(tmp_path)
     with pytest.raises(ArtifactError, match="Run build_impacts"):
         open_shards(tmp_path / "nothing")

@@ -58,7 +58,11 @@ def answers(
         corpus[docid] = words
         if draw.random() < 0.4:
             corpus["copy" + str(draw.randrange(10**6)) + docid] = list(words)
-    rows = [{"docid": d, "title": w[0], "text": " ".join(w[1:])} for d, w in corpus.items()]
+    # Passages of stop words alone: Lucene gives them no term, but a length, and leaves them out of its statistics.
+    for i in (0, 7, 50):
+        corpus[f"0empty{i}"] = []
+    rows = [{"docid": d, "title": w[0] if w else "The", "text": " ".join(w[1:])} for d, w in corpus.items()]
+    draw.shuffle(rows)
     write_parquet(table(rows, CORPUS).slice(0, 200), out / "data" / "0.parquet")
     write_parquet(table(rows, CORPUS).slice(200), out / "data" / "1.parquet")
     tasks: list[dict[str, Any]] = []

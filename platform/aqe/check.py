@@ -25,6 +25,8 @@ def check(config: PipelineConfig) -> None:
             from aqe.corpus.reverse_dictionary import check_packages
 
             check_packages()
+    if config.index.path is not None and not list(config.index.path.glob("segments_*")):
+        raise InputError(f"index.path: {config.index.path} is not a Lucene index (it has no file segments_...)")
     named = (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)
     chat = list(dict.fromkeys(prompt.name for prompt in map(resolve, named) if prompt.chat))
     _fits(config)

@@ -1,7 +1,7 @@
 """The one place that knows numba: how loops are compiled, and where the machine code is kept.
 
 Beside the code, numba's own choice, it would vanish with a Ray job's copy of the code; and compiling takes some ten
-seconds. Numba looks at the age of one file only, not of those it takes constants from: so the directory is named by all.
+seconds. Numba looks at the age of one file only, not of those it takes constants from: the directory is named by all.
 """
 
 import os

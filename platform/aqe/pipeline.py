@@ -14,7 +14,16 @@ import pyarrow as pa
 import ray
 
 from aqe.align.stage import train_stage
-from aqe.artifact import GENERATION_PACKAGES, TRAINING_PACKAGES, Artifact, digest, file_digest, make, read_parquet
+from aqe.artifact import (
+    ANALYSIS_PACKAGES,
+    GENERATION_PACKAGES,
+    TRAINING_PACKAGES,
+    Artifact,
+    digest,
+    file_digest,
+    make,
+    read_parquet,
+)
 from aqe.base_model import BaseModel, resolve_model
 from aqe.card import write_card
 from aqe.config.data import FileCorpus, FileQueries, SplitsConfig
@@ -24,10 +33,7 @@ from aqe.corpus.judge import write_judgement
 from aqe.corpus.read import RECIPE, ingest_corpus, ingest_queries
 from aqe.errors import InputError
 from aqe.expand.settings import ExpanderSettings
-from aqe.index import jvm
-from aqe.index.impacts import build_impacts_on_ray
-from aqe.index.lucene import build_index
-from aqe.index.shard import VERSION
+from aqe.index.stage import impact_index, lucene_index
 from aqe.observe.cost import describe
 from aqe.observe.progress import Say, duration, say
 from aqe.prefer.stage import build_preferences
@@ -127,32 +133,12 @@ class Pipeline:
     @cached_property
     def index(self) -> Artifact:
         """The Lucene index of the corpus."""
-        config, corpus = self.config.index, self.corpus
-
-        def build(out: Path) -> dict[str, Any]:
-            # A worker process of its own, with the environment that a JVM needs inside Ray.
-            task = ray.remote(num_cpus=1, runtime_env={"env_vars": jvm.ray_env()})(build_index)
-            stats: dict[str, Any] = ray.get(task.remote(out, corpus.path / "data", config, say))
-            return stats
-
-        return self.make(
-            "build_index",
-            config=config.model_dump(include={"language"}),
-            inputs={"corpus": corpus},
-            packages=("pyserini",),
-            build=build,
-        )
+        return lucene_index(self)
 
     @cached_property
     def impacts(self) -> Artifact:
         """The index of exact gold ranks, made from the Lucene index."""
-        config, index = self.config.index, self.index
-        return self.make(
-            "build_impacts",
-            config={**config.model_dump(include={"language", "passages_per_shard"}), "format": VERSION},
-            inputs={"index": index},
-            build=lambda out: build_impacts_on_ray(out, index.path / "lucene", config),
-        )
+        return impact_index(self)
 
     @property
     def ranking_index(self) -> Artifact:
@@ -309,6 +295,7 @@ class Pipeline:
                 **self.config.index.model_dump(include={"k1", "b"}),
             },
             inputs={**inputs, "index": index, "qrels": judged},
+            packages=ANALYSIS_PACKAGES,
             build=lambda out: rank_expansions(
                 out,
                 rank_rows(self.ready(split), qrels, samples),

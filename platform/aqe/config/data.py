@@ -71,12 +71,14 @@ class SplitsConfig(Config):
 class IndexConfig(Config):
     """The BM25 index."""
 
+    path: Path | None = None
+    """An Anserini index that is there already, with the corpus' docids; null means one is built from the corpus."""
     k1: float = Field(default=0.9, ge=0)
     b: float = Field(default=0.4, ge=0, le=1)
     language: str = "en"
     """Lucene's analyzer, by ISO code; `en` is the English analyzer with Porter stems."""
     passages_per_shard: int = Field(default=4_000_000, ge=1)
-    """Passages of one document shard of the impact index; making one takes some 500 bytes of memory a passage."""
+    """Passages of one document shard of the impact index; making one takes some 800 bytes of memory a passage."""
     threads: int | None = Field(default=None, ge=1)
     """Indexing threads; null means all cores of the machine that indexes."""
     jvm_heap: str = Field(default="1g", pattern=r"^\d+[mg]$")

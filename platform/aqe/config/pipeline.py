@@ -116,11 +116,14 @@ def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
     corpus = config.corpus
     if isinstance(corpus, FileCorpus):
         corpus = corpus.model_copy(update={"path": fix(corpus.path)})
+    index = config.index
+    if index.path is not None:
+        index = index.model_copy(update={"path": fix(index.path)})
     model = config.model
     if model.source.startswith((".", "~", "/")) or Path(base_dir, model.source).is_dir():
         model = model.model_copy(update={"source": str(fix(Path(model.source)))})
     return config.model_copy(
-        update={"runs_dir": fix(config.runs_dir), "queries": splits, "corpus": corpus, "model": model}
+        update={"runs_dir": fix(config.runs_dir), "queries": splits, "corpus": corpus, "index": index, "model": model}
     )
 
 

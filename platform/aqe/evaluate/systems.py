@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aqe.artifact import Artifact, digest
+from aqe.artifact import ANALYSIS_PACKAGES, Artifact, digest
 from aqe.card import TITLES
 from aqe.evaluate.baselines import Choice, choose_cut, choose_prompt, expansions
 from aqe.evaluate.compare import System
@@ -105,6 +105,7 @@ def search(pipeline: Pipeline, name: str, source: Source, queries: pa.Table, qre
             **config.index.model_dump(include={"k1", "b"}),
         },
         inputs={"index": pipeline.ranking_index, "queries": digest(rows)},
+        packages=ANALYSIS_PACKAGES,
         build=lambda out: retrieve(
             out,
             rows,

@@ -5,7 +5,9 @@ Unicode's word segmentation (UAX 29) as a regular expression over the same prope
 """
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import regex
 from nltk.stem.porter import PorterStemmer
@@ -18,7 +20,7 @@ STOP_WORDS = frozenset(
         *("will", "with"),
     }
 )
-#: StandardTokenizer cuts a longer token (in UTF-16 units) into pieces.
+#: StandardTokenizer reads no further than this for one token (in UTF-16 units; here in characters).
 MAX_TOKEN = 255
 
 
@@ -38,7 +40,8 @@ def _grammar() -> "regex.Pattern[str]":
     numbers = rf"{number}(?:(?:(?:{joiner})*|{in_number}){number})*"
     letters = rf"{letter}(?:(?:{joiner})*{letter}|{in_word}{any_letter})*"
     part = rf"(?:{katakana}(?:(?:{joiner})*{katakana})*|(?:{hebrew}{quote}|{numbers}|{letters})+)"
-    word = rf"(?:{joiner})*{part}(?:(?:{joiner})+{part})*(?:{joiner})*"
+    # Only where a row of joiners begins: from each of them, a long row would be tried in quadratic time.
+    word = rf"(?<!\p{{WB=ExtendNumLet}})(?:{joiner})*+{part}(?:(?:{joiner})++{part})*+(?:{joiner})*+"
     asian = rf"(?:\p{{LB=SA}}{x})+|[\p{{Script=Han}}\p{{Script=Hiragana}}]{x}"
     pictograph = r"\p{Extended_Pictographic}\p{EMod}?\uFE0F?"
     emoji = rf"\p{{RI}}{{2}}|[0-9#*]\uFE0F?\u20E3|(?:\u200D*{pictograph}|\p{{EMod}})(?:{x}(?<=\u200D){pictograph})*{x}"
@@ -48,7 +51,7 @@ def _grammar() -> "regex.Pattern[str]":
 _TOKEN = _grammar()
 _NUMBERS, _LETTERS = r"[0-9](?:(?:_*|[.,;'])[0-9])*", r"[A-Za-z](?:(?:_*|[.:'])[A-Za-z])*"
 #: The same grammar where all is ASCII: ten times faster.
-_ASCII_TOKEN = re.compile(rf"_*(?:{_NUMBERS}|{_LETTERS})+(?:_+(?:{_NUMBERS}|{_LETTERS})+)*_*")
+_ASCII_TOKEN = re.compile(rf"(?<!_)_*+(?:{_NUMBERS}|{_LETTERS})+(?:_++(?:{_NUMBERS}|{_LETTERS})+)*_*+")
 _STEMMER = PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS)
 
 
@@ -68,18 +71,27 @@ def _term(token: str) -> str | None:
     return str(_STEMMER.stem(halves, to_lowercase=False)).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
-@lru_cache(maxsize=1 << 18)
+def _tokens(chunk: str) -> Iterator[str]:
+    pattern: Any = _ASCII_TOKEN if chunk.isascii() else _TOKEN
+    at = 0
+    while match := pattern.search(chunk, at):
+        if match.end() - match.start() > MAX_TOKEN:
+            match = pattern.match(chunk, match.start(), match.start() + MAX_TOKEN) or match
+        yield match.group()
+        at = match.end()
+
+
 def _terms(chunk: str) -> tuple[str, ...]:
     """Terms of what stands between two blanks."""
-    found = []
-    for token in (_ASCII_TOKEN if chunk.isascii() else _TOKEN).findall(chunk):
-        pieces = (token[i : i + MAX_TOKEN] for i in range(0, len(token), MAX_TOKEN))
-        found += [term for piece in pieces if (term := _term(piece)) is not None]
-    return tuple(found)
+    return tuple(term for token in _tokens(chunk) if (term := _term(token)) is not None)
+
+
+#: Words are met again; what is long is mostly not, and would fill the memory.
+_known_terms, LONG = lru_cache(maxsize=1 << 17)(_terms), 40
 
 
 def analyze(text: str) -> list[str]:
     """Terms of a text in order, repeated as they occur."""
     # No word goes across a blank, and most of what stands between two of them was met before. Other white space is left
     # to the grammar: a narrow no-break space joins.
-    return [term for chunk in text.split(" ") for term in _terms(chunk)]
+    return [t for chunk in text.split(" ") for t in (_known_terms if len(chunk) < LONG else _terms)(chunk)]

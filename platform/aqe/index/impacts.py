@@ -7,6 +7,7 @@ one another. A task holds 8 bytes a posting of its shard: memory depends on the 
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,15 @@ def build_impacts(
     missing field.
     """
     started = time.perf_counter()
+    # What an interrupted run left, perhaps with shards of another size.
+    for stale in out.glob("impacts-*"):
+        stale.unlink()
     dump = out / "dump"
     shutil.rmtree(dump, ignore_errors=True)
     dump.mkdir(parents=True)
     reader = PostingsReader(lucene, config.jvm_heap)
-    plan = _plan(reader, dump, config.language)
+    with closing(reader):
+        plan = _plan(reader, dump, config.language)
     num_passages = len(plan.docids)
     say(
         f"build_impacts: {num_passages} passages, {len(plan.vocabulary)} terms, "
@@ -69,11 +74,12 @@ def build_impacts_on_ray(out: Path, lucene: Path, config: IndexConfig) -> dict[s
 
 
 def _side_by_side(make: Callable[..., int], plan: Plan, out: Path, ranges: Sequence[tuple[int, int]]) -> list[int]:
-    shared, task = ray.put(plan), ray.remote(num_cpus=1)(make)
-    postings: list[int] = ray.get(
-        [task.remote(shared, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)]
-    )
-    return postings
+    # So many tasks on a node as its memory holds: 14 bytes a posting, docids and terms beside them.
+    postings = int(plan.df.sum(dtype=np.int64)) // len(ranges)
+    memory = 14 * postings + 150 * len(plan.docids) // len(ranges) + 24 * len(plan.vocabulary)
+    shared, task = ray.put(plan), ray.remote(num_cpus=1, memory=memory)(make)
+    made: list[int] = ray.get([task.remote(shared, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)])
+    return made
 
 
 def _one_after_another(make: Callable[..., int], plan: Plan, out: Path, ranges: Sequence[tuple[int, int]]) -> list[int]:
@@ -113,8 +119,20 @@ def _plan(reader: PostingsReader, dump: Path, language: str) -> Plan:
         docs[ids_of] = number[start : start + len(ids_of)]
         start += len(ids_of)
         segments.append(Segment(made.postings, own, global_terms, docs, norms))
+    _check_stop_words(vocabulary, df, len(every), language)
     header = {"scored_passages": reader.scored_passages, "total_terms": reader.total_terms, "analyzer": language}
     return Plan(tuple(segments), vocabulary, df, every, header)
+
+
+def _check_stop_words(vocabulary: Any, df: npt.NDArray[np.uint32], passages: int, language: str) -> None:
+    """Refuse an index that was made with another analyzer than Anserini's English one, whose terms queries would miss."""
+    the = pc.index(vocabulary, pa.scalar(b"the", pa.large_binary())).as_py()
+    # Porter makes "the" of some rare words.
+    if language == "en" and the >= 0 and df[the] > 10 + 0.01 * passages:
+        raise InputError(
+            f"the index holds the stop word 'the' in {df[the]} passages, so it was not made by Anserini's default English "
+            "analyzer. Say which language it was made for (index.language), or build it anew."
+        )
 
 
 def _terms(dump: Dump) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.uint32]]:

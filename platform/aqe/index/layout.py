@@ -9,7 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from aqe.compiled import compiled
+from aqe.errors import InputError
 from aqe.index.shard import BLOCK, ESCAPE, Arrays, shard_name, text_column, write_shard
+
+#: Postings of a term that numba's quicksort may still sort.
+LONG = 512
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,19 @@ def make_shard(plan: Plan, out: Path, number: int, count: int, first: int, end: 
             _count(file, segment.df, segment.terms, segment.docs, first, end, counts)
     starts = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
+    if starts[-1] >= 2**32 or end - first > 2**16 * BLOCK:
+        raise InputError(
+            f"a shard of {end - first} passages has {starts[-1]} postings, more than its format holds: lower "
+            "index.passages_per_shard"
+        )
     postings = np.empty(starts[-1], np.uint64)
     fill = starts[:-1].copy()
     for segment, file in zip(plan.segments, files, strict=True):
         if file is not None:
             _fill(file, segment.df, segment.terms, segment.docs, segment.lengths, first, end, fill, postings)
-    _sort(starts, postings)
+    for term in np.flatnonzero(_sort(starts, postings)):
+        # Merging sorts what is made of sorted pieces in linear time; numba's quicksort would take quadratic.
+        postings[starts[term] : starts[term + 1]].sort(kind="stable")
     kept = np.flatnonzero(counts)
     term_bytes, term_starts = text_column(plan.vocabulary.take(pa.array(kept)).to_pylist())
     docid_bytes, docid_starts = text_column(plan.docids[first:end].to_pylist())
@@ -94,12 +105,17 @@ def _fill(
 
 @compiled
 def _sort(starts: Any, postings: Any) -> Any:
+    """Sort each term's postings, but for the long ones that are not sorted yet: those are marked in the result."""
+    left = np.zeros(len(starts) - 1, np.bool_)
     for t in range(len(starts) - 1):
         begin, end = starts[t], starts[t + 1]
         for i in range(begin + 1, end):
             if postings[i] < postings[i - 1]:
-                postings[begin:end].sort()
+                left[t] = end - begin > LONG
+                if not left[t]:
+                    postings[begin:end].sort()
                 break
+    return left
 
 
 def _encode(starts: npt.NDArray[np.int64], postings: npt.NDArray[np.uint64]) -> dict[str, npt.NDArray[Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aqe.errors import InputError
+from aqe.errors import ArtifactError, InputError
 from aqe.index import jvm
 
 CONTENTS, DOCID = "contents", "id"
@@ -34,18 +34,24 @@ class Dump:
 
 
 class PostingsReader:
-    """Opens a Lucene index; starts the JVM of this process. Raises InputError for an index with deleted passages."""
+    """Opens a Lucene index; starts the JVM of this process.
+
+    Raises InputError for an index with deleted passages, or one that is not of Anserini's making.
+    """
 
     def __init__(self, index: Path, heap: str) -> None:
         self._java = java = jvm.start(heap)
         paths = java("java.nio.file.Paths")
-        directory = java("org.apache.lucene.store.FSDirectory").open(paths.get(str(index)))
-        self._reader = java("org.apache.lucene.index.DirectoryReader").open(directory)
+        self._directory = java("org.apache.lucene.store.FSDirectory").open(paths.get(str(index)))
+        self._reader = java("org.apache.lucene.index.DirectoryReader").open(self._directory)
         if self._reader.hasDeletions():
             raise InputError(
                 f"{index} holds deleted passages, which Lucene still counts: merge it to one segment first."
             )
         self._segments = [leaf.reader() for leaf in self._reader.leaves()]
+        for field in (CONTENTS, DOCID):
+            if not any(segment.terms(field) is not None for segment in self._segments):
+                raise InputError(f"{index} has no field {field!r}; Anserini's indexes have {CONTENTS!r} and {DOCID!r}")
         self._write_terms, self._write_norms = _loops(java)
 
     @property
@@ -71,11 +77,10 @@ class PostingsReader:
     def dump(self, segment: int, field: str, out: Path) -> Dump:
         """Write terms and postings of one field of one segment into the directory `out`."""
         terms = self._segments[segment].terms(field)
-        if terms is None:
-            raise InputError(f"the index has no field {field!r}; Anserini's indexes have {CONTENTS!r} and {DOCID!r}")
-        count, postings = int(terms.size()), int(terms.getSumDocFreq())
+        # A segment whose passages are all without terms does not have the field.
+        count, postings = (0, 0) if terms is None else (int(terms.size()), int(terms.getSumDocFreq()))
         made = Dump(out / f"{field}-{segment}.terms", out / f"{field}-{segment}.postings", count, postings)
-        iterator = terms.iterator()
+        iterator = None if terms is None else terms.iterator()
         with _Output(self._java, made.terms) as to, _Output(self._java, made.postings) as into:
             for start in range(0, count, CHUNK):
                 self._write_terms(iterator, to.java, into.java, min(CHUNK, count - start))
@@ -88,12 +93,25 @@ class PostingsReader:
         if values is None:
             return lengths
         path = out / f"norms-{segment}"
+        # Not the field's document count: a passage without terms has a length too, 0, if it has the field.
+        count = int(values.cost())
         with _Output(self._java, path) as to:
-            self._write_norms(values, to.java, int(self._segments[segment].getDocCount(CONTENTS)))
+            self._write_norms(values, to.java, count)
         pairs = np.fromfile(path, np.dtype([("document", "<u4"), ("length", "u1")]))
+        if (
+            len(pairs) != count
+            or values.nextDoc() != 2**31 - 1
+            or (np.diff(pairs["document"].astype(np.int64)) <= 0).any()
+        ):
+            raise ArtifactError("Lucene gave other lengths than it announced: the index is corrupt")
         lengths[pairs["document"]] = pairs["length"]
         path.unlink()
         return lengths
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._reader.close()
+        self._directory.close()
 
 
 class _Output:

@@ -93,7 +93,7 @@ def write_shard(path: Path, arrays: Arrays, *, scored_passages: int, total_terms
         "crc32": json.dumps({name: _crc(array) for name, array in tensors.items()}),
     }
     part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, metadata=header)
+    save_file(tensors, part, metadata={**header, "header_crc32": _header_crc(header)})
     part.replace(path)
 
 
@@ -110,7 +110,7 @@ def open_shard(path: Path, *, check: bool = True) -> Shard:
         raise ArtifactError(f"{path} does not exist. Run build_impacts.") from None
     except (ValueError, struct.error) as error:
         raise ArtifactError(_corrupt(path, str(error))) from None
-    header: Mapping[str, str] = layout.get("__metadata__", {})
+    header: Mapping[str, str] = layout.get("__metadata__", {}) if isinstance(layout, dict) else {}
     if header.get("version") != VERSION or header.get("block") != str(BLOCK):
         raise ArtifactError(
             f"{path} has the format {header.get('version')!r} with blocks of {header.get('block')}, this program reads "
@@ -118,6 +118,8 @@ def open_shard(path: Path, *, check: bool = True) -> Shard:
         )
     start = 8 + length
     types = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
+    if header.get("header_crc32") != _header_crc(header):
+        raise ArtifactError(_corrupt(path, "the checksum of its header is another one"))
     checksums = json.loads(header["crc32"])
     found: dict[str, Any] = {}
     for field in fields(Arrays):
@@ -139,6 +141,11 @@ def open_shard(path: Path, *, check: bool = True) -> Shard:
     return Shard(path, Arrays(**found), int(header["scored_passages"]), int(header["total_terms"]), header["analyzer"])
 
 
+def _header_crc(header: Mapping[str, str]) -> str:
+    rest = {key: value for key, value in header.items() if key != "header_crc32"}
+    return str(zlib.crc32(json.dumps(rest, sort_keys=True).encode()))
+
+
 def _crc(array: npt.NDArray[Any]) -> int:
     return zlib.crc32(array.view(np.uint8).data)
 
@@ -147,15 +154,24 @@ def _corrupt(path: Path, why: str) -> str:
     return f"{path} is corrupt: {why}. Remove its directory and run build_impacts again."
 
 
-def open_shards(directory: Path) -> list[Shard]:
-    """All shards of an impact index, in the order of their docids. ArtifactError when there are none or some lack."""
+def shard_paths(directory: Path) -> list[Path]:
+    """Files of all shards of an impact index, in the order of their docids. ArtifactError when there are not all."""
     paths = sorted(directory.glob("impacts-*.safetensors"))
     if not paths:
         raise ArtifactError(f"{directory} holds no impact index. Run build_impacts.")
-    expected = int(paths[0].stem.rsplit("-", 1)[1])
-    if len(paths) != expected:
-        raise ArtifactError(f"{directory} holds {len(paths)} of {expected} shards. Run build_impacts again.")
-    return [open_shard(path) for path in paths]
+    count = int(paths[0].stem.rsplit("-", 1)[1])
+    if [path.name for path in paths] != [shard_name(i, count) for i in range(count)]:
+        raise ArtifactError(f"{directory} does not hold just the {count} shards of one index. Run build_impacts again.")
+    return paths
+
+
+def open_shards(directory: Path) -> list[Shard]:
+    """All shards of an impact index, in the order of their docids. ArtifactError: see shard_paths and open_shard."""
+    shards = [open_shard(path) for path in shard_paths(directory)]
+    for shard in shards:
+        if (shard.scored_passages, shard.total_terms) != (shards[0].scored_passages, shards[0].total_terms):
+            raise ArtifactError(f"{shard.path} and {shards[0].path} are of two corpora. Run build_impacts again.")
+    return shards
 
 
 def shard_name(number: int, count: int) -> str:

@@ -55,7 +55,7 @@ class ShardScorer:
             norms,
         )
         # Vocabularies reach millions: they stay on the mapped pages, and only what is asked for is remembered.
-        self.term = lru_cache(maxsize=1 << 18)(self._find_term)
+        self.term = lru_cache(maxsize=1 << 16)(self._find_term)
         self._local = threading.local()
 
     @property

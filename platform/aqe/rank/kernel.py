@@ -65,6 +65,7 @@ class Scratch(NamedTuple):
     before: npt.NDArray[np.int64]  # (lanes,) result: passages with the same score and a smaller docid
     num_active: npt.NDArray[np.int64]  # (2,) terms of this block with a run, and with rare postings
     active: npt.NDArray[np.int64]
+    next: npt.NDArray[np.int64]  # place in the block of each active term's next posting, BLOCK when it has none left
     active_rare: npt.NDArray[np.int64]
     run: npt.NDArray[np.int64]  # next run of each term
     run_at: npt.NDArray[np.int64]  # first posting of the run in this block
@@ -84,7 +85,7 @@ def make_scratch(terms: int, lanes: int) -> Scratch:
         np.zeros(lanes, np.int64),
         np.zeros(lanes, np.int64),
         np.zeros(2, np.int64),
-        *(np.zeros(terms, np.int64) for _ in range(7)),
+        *(np.zeros(terms, np.int64) for _ in range(8)),
     )
 
 
@@ -245,6 +246,7 @@ def _open_block(p: Postings, terms: Any, block: Any, s: Any) -> Any:
             s.run_end[t] = s.run_at[t] + np.int64(p.run_sizes[r]) + 1
             s.place[t] = s.run_at[t]
             s.active[active] = t
+            s.next[active] = p.docs[s.run_at[t]]
             active += 1
     s.num_active[0], s.num_active[1] = active, rare
 
@@ -277,11 +279,14 @@ def count(p: Postings, q: Lanes, num_docs: Any, s: Any, width: Any) -> Any:
             base = block_start + first
             size = min(tile, num_docs - base)
             for k in range(s.num_active[0]):
+                if s.next[k] >= first + tile:
+                    continue
                 t = s.active[k]
                 s.place[t] = add_run(
                     *(s.acc, first, first + tile, p.docs, p.codes, s.place[t], s.run_end[t]),
                     *(p.code_saturation, q.weights, t, width),
                 )
+                s.next[k] = p.docs[s.place[t]] if s.place[t] < s.run_end[t] else BLOCK
             for k in range(s.num_active[1]):
                 _add_rare(p, q, s.active_rare[k], base, base + size, s, width)
             split = q.zero_gold - base

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import ray
 
 from aqe.config.data import IndexConfig
-from aqe.index.shard import open_shard
+from aqe.index.shard import open_shard, shard_paths
 from aqe.rank.gold import check_analyzer
 from aqe.rank.impacts import Bag, ShardScorer
 from aqe.rank.ranker import Hit
@@ -24,9 +24,14 @@ def spread_shards(directory: Path, config: IndexConfig) -> "SpreadScorer":
 
     They take no core of their own: whoever asks holds one and waits.
     """
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(_Shard)
-    paths = sorted(directory.glob("impacts-*.safetensors"))
-    return SpreadScorer([actor.remote(path, config) for path in paths])
+    actor = ray.remote(num_cpus=0, max_concurrency=64, max_restarts=10, max_task_retries=10)(_Shard)
+    return SpreadScorer(
+        [
+            # A node gets no more shards than its memory holds.
+            actor.options(scheduling_strategy="SPREAD", memory=int(1.3 * path.stat().st_size)).remote(path, config)
+            for path in shard_paths(directory)
+        ]
+    )
 
 
 class _Shard(ShardScorer):
