@@ -125,13 +125,13 @@ def _plan(reader: PostingsReader, dump: Path, language: str) -> Plan:
 
 
 def _check_stop_words(vocabulary: Any, df: npt.NDArray[np.uint32], passages: int, language: str) -> None:
-    """Refuse an index that was made with another analyzer than Anserini's English one, whose terms queries would miss."""
+    """Refuse an index of another analyzer than Anserini's English one: queries would miss its terms."""
     the = pc.index(vocabulary, pa.scalar(b"the", pa.large_binary())).as_py()
     # Porter makes "the" of some rare words.
     if language == "en" and the >= 0 and df[the] > 10 + 0.01 * passages:
         raise InputError(
-            f"the index holds the stop word 'the' in {df[the]} passages, so it was not made by Anserini's default English "
-            "analyzer. Say which language it was made for (index.language), or build it anew."
+            f"the index holds the stop word 'the' in {df[the]} passages, so it was not made by Anserini's default "
+            "English analyzer. Say which language it was made for (index.language), or build it anew."
         )
 
 
