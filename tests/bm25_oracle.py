@@ -7,6 +7,7 @@ they are, so it needs no analyzer.
 
 import math
 from collections import Counter
+from functools import cache
 
 import numpy as np
 
@@ -28,24 +29,24 @@ def lucene_length(length: int) -> int:
 
 def bm25(corpus: dict[str, list[str]], text: str) -> dict[str, np.float32]:
     """Score of every passage, float64 inside and float32 at the end as Lucene adds them up."""
+    f32 = np.float32
+    weights = Counter(text.split())
     n = sum(bool(words) for words in corpus.values())
-    average = np.float32(sum(map(len, corpus.values())) / n)
-    df = Counter(word for words in corpus.values() for word in set(words))
-    scores = {}
-    for docid, words in corpus.items():
-        total = 0.0
-        tf = Counter(words)
-        for word, weight in Counter(text.split()).items():
-            if tf[word]:
-                idf = np.float32(math.log(1 + (n - df[word] + 0.5) / (df[word] + 0.5)))
-                length = lucene_length(len(words))
-                cache = np.float32(1) / (
-                    np.float32(K1) * ((np.float32(1) - np.float32(B)) + np.float32(B) * np.float32(length) / average)
-                )
-                boosted = np.float32(weight) * idf
-                total += float(boosted - boosted / (np.float32(1) + np.float32(tf[word]) * cache))
-        scores[docid] = np.float32(total)
-    return scores
+    average = f32(sum(map(len, corpus.values())) / n)
+    occurring = {docid: Counter(word for word in words if word in weights) for docid, words in corpus.items()}
+    df = Counter(word for tf in occurring.values() for word in tf)
+
+    @cache
+    def score(word: str, tf: int, length: int) -> float:
+        idf = f32(math.log(1 + (n - df[word] + 0.5) / (df[word] + 0.5)))
+        norm = f32(1) / (f32(K1) * ((f32(1) - f32(B)) + f32(B) * f32(lucene_length(length)) / average))
+        boosted = f32(weights[word]) * idf
+        return float(boosted - boosted / (f32(1) + f32(tf) * norm))
+
+    return {
+        docid: f32(sum(score(word, tf, len(corpus[docid])) for word, tf in found.items()))
+        for docid, found in occurring.items()
+    }
 
 
 def gold(scores: dict[str, np.float32], relevant: list[str]) -> tuple[str, int, float]:
