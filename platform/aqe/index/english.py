@@ -75,10 +75,16 @@ def _tokens(chunk: str) -> Iterator[str]:
     pattern: Any = _ASCII_TOKEN if chunk.isascii() else _TOKEN
     at = 0
     while match := pattern.search(chunk, at):
-        if match.end() - match.start() > MAX_TOKEN:
-            match = pattern.match(chunk, match.start(), match.start() + MAX_TOKEN) or match
-        yield match.group()
-        at = match.end()
+        token, start = match.group(), match.start()
+        if len(token) > MAX_TOKEN:
+            # A row of joiners that fills all of it is no word: it is read from where a letter comes into sight.
+            start += max(0, len(token) - len(token.lstrip("_")) - MAX_TOKEN + 1)
+            shorter = pattern.match(chunk[start : start + MAX_TOKEN])
+            token = shorter.group() if shorter else chunk[start : start + MAX_TOKEN]
+            # What follows is read as if nothing stood before it.
+            chunk, start = chunk[start + len(token) :], -len(token)
+        yield token
+        at = start + len(token)
 
 
 def _terms(chunk: str) -> tuple[str, ...]:
