@@ -17,10 +17,8 @@ from aqe.compiled import compiled
 from aqe.index.shard import BLOCK, ESCAPE
 from aqe.rank.vectors import ALIGN, WIDE, add_run, compare
 
-#: Bytes of accumulators that stay in the first-level cache: a block is worked through in tiles of so many.
-TILE_BYTES = 65_536
-#: Vectors of them that are looked at one by one where one sum is near the gold score.
-CHUNK = 8
+#: Bytes of accumulators that stay in the second-level cache: a block is worked through in tiles of so many.
+TILE_BYTES = 262_144
 F32, F64 = np.float32, np.float64
 
 
@@ -60,7 +58,8 @@ class Scratch(NamedTuple):
     """What a thread's passes write to; nothing is allocated for a query."""
 
     acc: npt.NDArray[np.float32]  # (tile, lanes)
-    counts: npt.NDArray[np.int32]  # (2, WIDE)
+    counts: npt.NDArray[np.int32]  # (WIDE,)
+    near: npt.NDArray[np.uint16]  # (tile in vectors,) which sums of a vector are near their bounds
     above: npt.NDArray[np.int64]  # (lanes,) result: passages with a score above the gold score
     before: npt.NDArray[np.int64]  # (lanes,) result: passages with the same score and a smaller docid
     num_active: npt.NDArray[np.int64]  # (2,) terms of this block with a run, and with rare postings
@@ -81,7 +80,8 @@ def make_scratch(terms: int, lanes: int) -> Scratch:
     start = -raw.ctypes.data // 4 % (ALIGN // 4)
     return Scratch(
         raw[start : start + TILE_BYTES // 4],
-        np.zeros(2 * WIDE, np.int32),
+        np.zeros(WIDE, np.int32),
+        np.zeros(TILE_BYTES // (4 * WIDE), np.uint16),
         np.zeros(lanes, np.int64),
         np.zeros(lanes, np.int64),
         np.zeros(2, np.int64),
@@ -176,8 +176,23 @@ def accumulate(p: Postings, terms: Any, weights: Any, out: Any) -> Any:
 
 
 @compiled
+def _exactly(p: Postings, q: Lanes, doc: Any, lane: Any, s: Any) -> Any:
+    """Count one passage that is near a lane's gold score, by its exact score."""
+    total = F64(0)
+    for k in range(s.num_active[0]):
+        t = s.active[k]
+        if q.weights[t, lane] > 0:
+            tf, length = _in_run(p, q.terms[t], doc, s.run_at[t], s.run_end[t] - s.run_at[t])
+            if tf:
+                total += F64(term_score(q.weights[t, lane], tf, p.norms[length]))
+    exact = F32(total)
+    s.above[lane] += exact > q.scores[lane]
+    s.before[lane] += exact == q.scores[lane] and doc < q.golds[lane]
+
+
+@compiled
 def _one_by_one(p: Postings, q: Lanes, base: Any, begin: Any, end: Any, s: Any, width: Any) -> Any:
-    """Count the rows begin to end of the tile that starts at passage `base`, by their exact scores where near."""
+    """Count the rows begin to end of the tile that starts at passage `base`."""
     lanes = len(width)
     for row in range(begin, end):
         for lane in range(lanes):
@@ -185,42 +200,23 @@ def _one_by_one(p: Postings, q: Lanes, base: Any, begin: Any, end: Any, s: Any, 
             if value > q.high[lane]:
                 s.above[lane] += 1
             elif value >= q.low[lane]:
-                doc, total = base + row, F64(0)
-                for k in range(s.num_active[0]):
-                    t = s.active[k]
-                    if q.weights[t, lane] > 0:
-                        tf, length = _in_run(p, q.terms[t], doc, s.run_at[t], s.run_end[t] - s.run_at[t])
-                        if tf:
-                            total += F64(term_score(q.weights[t, lane], tf, p.norms[length]))
-                exact = F32(total)
-                s.above[lane] += exact > q.scores[lane]
-                s.before[lane] += exact == q.scores[lane] and doc < q.golds[lane]
-
-
-@compiled
-def _no_near(acc: Any, begin: Any, end: Any, q: Lanes, s: Any, width: Any) -> Any:
-    """Add what is above among acc[begin:end] to s.above, unless some sum is near its bound: then nothing, and False."""
-    compare(acc, begin, end, q.low, q.high, s.counts, width)
-    for i in range(WIDE):
-        if s.counts[i] != s.counts[WIDE + i]:
-            return False
-    for i in range(WIDE):
-        s.above[i % len(width)] += s.counts[i]
-    return True
+                _exactly(p, q, base + row, lane, s)
 
 
 @compiled
 def _sweep(p: Postings, q: Lanes, base: Any, size: Any, s: Any, width: Any) -> Any:
-    """Count the rows of a tile that starts at passage `base`. Behind the last one all sums are 0: below every bound."""
+    """The same for a whole tile, in vectors, and clear it. Behind its last row all sums are 0: below every bound."""
     lanes = len(width)
-    end = (size * lanes + WIDE - 1) // WIDE * WIDE
-    if _no_near(s.acc, 0, end, q, s, width):
-        return
-    step = CHUNK * WIDE
-    for start in range(0, end, step):
-        stop = min(start + step, end)
-        if not _no_near(s.acc, start, stop, q, s, width):
-            _one_by_one(p, q, base, start // lanes, min(stop // lanes, size), s, width)
+    vectors = (size * lanes + WIDE - 1) // WIDE
+    compare(s.acc, q.low, q.high, s.counts, s.near, vectors, width)
+    for i in range(WIDE):
+        s.above[i % lanes] += s.counts[i]
+    for v in range(vectors):
+        if s.near[v]:
+            for i in range(WIDE):
+                if s.near[v] >> i & 1:
+                    at = v * WIDE + i
+                    _exactly(p, q, base + at // lanes, at % lanes, s)
 
 
 @compiled
@@ -294,8 +290,8 @@ def count(p: Postings, q: Lanes, num_docs: Any, s: Any, width: Any) -> Any:
                 _one_by_one(p, q, base, 0, split, s, width)
                 _matched_before(q, s, width)
                 _one_by_one(p, q, base, split, size, s, width)
+                s.acc[: size * lanes] = 0
             else:
                 _sweep(p, q, base, size, s, width)
-            s.acc[: size * lanes] = 0
     if q.zero_gold >= num_docs:
         _matched_before(q, s, width)

@@ -113,43 +113,45 @@ def add_run(
 
 
 def _compare(builder: Any, lanes: int) -> Any:
-    """(acc, low, high, counts, begin, end): see compare."""
-    floats, integers = F.as_pointer(), I32.as_pointer()
+    """(acc, low, high, counts, near, vectors): see compare."""
+    floats, integers, masks = F.as_pointer(), I32.as_pointer(), ir.IntType(WIDE).as_pointer()
     function, inner = _function(
-        builder, f"compare_{lanes}", ir.VoidType(), [floats, floats, floats, integers, I64, I64]
+        builder, f"compare_{lanes}", ir.VoidType(), [floats, floats, floats, integers, masks, I64]
     )
     if inner is None:
         return function
-    acc, low, high, counts, begin, end = function.args
+    acc, low, high, counts, near, vectors = function.args
     narrow, vector, mask = (ir.VectorType(kind, n) for kind, n in zip((F, F, I32), (lanes, WIDE, WIDE), strict=True))
     repeated = ir.Constant(mask, list(range(lanes)) * (WIDE // lanes))
     loads = [inner.load(_row(inner, bound, ir.Constant(I64, 0), narrow), align=4) for bound in (low, high)]
-    bounds = [inner.shuffle_vector(bound, ir.Constant(narrow, ir.Undefined), repeated) for bound in loads]
-    totals = [_row(inner, counts, ir.Constant(I64, i * WIDE), mask) for i in (0, 1)]
-    sums = [cgutils.alloca_once_value(inner, ir.Constant(mask, [0] * WIDE)) for _ in totals]
-    with cgutils.for_range_slice(inner, begin, end, ir.Constant(I64, WIDE), I64) as (i, _):
-        value = inner.load(_row(inner, acc, i, vector), align=ALIGN)
-        for total, bound, sign in zip(sums, bounds, (">=", ">"), strict=True):
-            hit = inner.sext(inner.fcmp_ordered(sign, value, bound), mask)
-            inner.store(inner.sub(inner.load(total), hit), total)
-    for total, added in zip(totals, sums, strict=True):
-        inner.store(inner.load(added), total, align=4)
+    lows, highs = (inner.shuffle_vector(bound, ir.Constant(narrow, ir.Undefined), repeated) for bound in loads)
+    total = cgutils.alloca_once_value(inner, ir.Constant(mask, [0] * WIDE))
+    with cgutils.for_range_slice(inner, ir.Constant(I64, 0), vectors, ir.Constant(I64, 1), I64) as (i, _):
+        at = _row(inner, acc, inner.mul(i, ir.Constant(I64, WIDE)), vector)
+        value = inner.load(at, align=ALIGN)
+        inner.store(ir.Constant(vector, [0.0] * WIDE), at, align=ALIGN)
+        above = inner.fcmp_ordered(">", value, highs)
+        between = inner.xor(inner.fcmp_ordered(">=", value, lows), above)
+        inner.store(inner.bitcast(between, ir.IntType(WIDE)), inner.gep(near, [i]))
+        inner.store(inner.sub(inner.load(total), inner.sext(above, mask)), total)
+    inner.store(inner.load(total), _row(inner, counts, ir.Constant(I64, 0), mask), align=4)
     inner.ret_void()
     return function
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def compare(typing: Any, acc: Any, begin: Any, end: Any, low: Any, high: Any, counts: Any, width: Any) -> Any:
-    """Compare acc[begin:end], whole vectors of WIDE sums, with the bounds of their lanes.
+def compare(typing: Any, acc: Any, low: Any, high: Any, counts: Any, near: Any, vectors: Any, width: Any) -> Any:
+    """Compare the first vectors of WIDE sums in `acc` with the bounds of their lanes, and clear them.
 
-    counts[0, i] = how many at place i of their vector are >= low, counts[1, i] = how many are > high.
+    counts[i] = how many at place i of their vector are > high; near[v] = one bit for each sum of vector v that is not,
+    but >= low.
     """
-    signature = types.void(acc, types.int64, types.int64, low, high, counts, width)
+    signature = types.void(acc, low, high, counts, near, types.int64, width)
     lanes = width.count
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        acc, low, high, counts = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 5))
-        builder.call(_compare(builder, lanes), [acc, low, high, counts, args[1], args[2]])
+        arrays = [_data(context, builder, signature.args[i], args[i]) for i in range(5)]
+        builder.call(_compare(builder, lanes), [*arrays, args[5]])
         return context.get_dummy_value()
 
     return signature, generate
