@@ -4,6 +4,8 @@ usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set 
 """
 
 import argparse
+import asyncio
+import contextlib
 import re
 import shlex
 import shutil
@@ -12,8 +14,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from cluster.local.ray_head import ray_head
+from cluster.local.ray_head import Head, ray_head
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,19 +31,13 @@ PREFIX = re.compile(r"^(\x1b\[\d+m)?\([^ ]+ pid=\d+\)(\x1b\[\d+m)? ")
 
 #: What Ray says around a job's own lines.
 NOISE = (
-    *(
-        "WARNING working_dir.py",
-        "INFO packaging.py",
-        "INFO cli.py",
-        "SUCC cli.py",
-        "INFO sdk.py",
-        "INFO job_manager.py",
-        "INFO dashboard_sdk.py",
-    ),
-    *("logging.cc:", "core_worker.cc", "Running entrypoint for job", "PlacementGroupCleaner", "Tailing logs until"),
+    *("WARNING working_dir.py", "INFO packaging.py", "INFO job_manager.py", "INFO sdk.py"),
+    *("logging.cc:", "core_worker.cc", "Running entrypoint for job", "PlacementGroupCleaner"),
     *("Loading safetensors checkpoint shards", "NUMA binding"),
     *("Gradient accumulation steps mismatch", "Reporting training result", "issue_detector_manager"),
 )
+
+RETRY_SECONDS = 1.0
 
 
 def main() -> int:
@@ -82,30 +79,72 @@ def main() -> int:
             flush=True,
         )
         command = [
-            *(str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", str(ROOT)),
-            *("--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml")),
+            *(str(Path(sys.executable).parent / "ray"), "job", "submit", "--no-wait", "--submission-id", "aqe"),
+            *("--working-dir", str(ROOT), "--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml")),
             *("--", sys.executable, f"jobs/{args.job}.py", *options),
         ]
-        code = _follow(command, head.env)
+        try:
+            submitted = subprocess.run(
+                command, cwd=ROOT, env=head.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            if submitted.returncode:
+                print(submitted.stdout, end="", file=sys.stderr)
+            code = submitted.returncode or follow(_client(head), "aqe")
+        except KeyboardInterrupt:
+            print("\nInterrupted. The same command resumes.", flush=True)
+            code = 130
     print(f"The local Ray is stopped. Artifacts: {config.run_dir}", flush=True)
     return code
 
 
-def _follow(command: list[str], env: dict[str, str]) -> int:
-    """Show what the job says, without what the submission tool says around it."""
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            shown = PREFIX.sub("", line)
-            # What a progress bar leaves is a prefix and nothing after it.
-            if not _is_noise(line) and (shown.strip() or shown == line):
-                print(shown, end="", flush=True)
-        return process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        print("\nInterrupted. The same command resumes.", flush=True)
-        return 130
+def _client(head: Head) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+    return JobSubmissionClient(head.address, headers={"Authorization": f"Bearer {token}"})
+
+
+def follow(client: Any, job: str) -> int:
+    """Show what the job says until it has ended; 0 when it succeeded.
+
+    `ray job submit` gives up when its stream of the log breaks, which it does at times while the dashboard is busy; the
+    job goes on all the same. Here the stream is taken up again.
+    """
+    import aiohttp
+
+    log = _Log()
+    while True:
+        with contextlib.suppress(RuntimeError, aiohttp.ClientError):
+            asyncio.run(log.show(client, job))
+        status = client.get_job_status(job)
+        if status.is_terminal():
+            if status != "SUCCEEDED":
+                print(f"The job ended as {status}: {client.get_job_info(job).message}", file=sys.stderr, flush=True)
+            return int(status != "SUCCEEDED")
+        time.sleep(RETRY_SECONDS)
+
+
+class _Log:
+    """What a job has said; each line is shown once, though every stream begins with the first."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        """Characters that have arrived."""
+        self.rest = ""
+        """A line whose end has not."""
+
+    async def show(self, client: Any, job: str) -> None:
+        at = 0
+        async for text in client.tail_job_logs(job):
+            new = text[max(0, self.seen - at) :]
+            at += len(text)
+            self.seen = max(self.seen, at)
+            *lines, self.rest = (self.rest + new).split("\n")
+            for line in lines:
+                shown = PREFIX.sub("", line)
+                # What a progress bar leaves is a prefix and nothing after it.
+                if not _is_noise(line) and (shown.strip() or shown == line):
+                    print(shown, flush=True)
 
 
 def _is_noise(line: str) -> bool:
