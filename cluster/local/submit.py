@@ -6,6 +6,7 @@ usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set 
 import argparse
 import asyncio
 import contextlib
+import logging
 import re
 import shlex
 import shutil
@@ -100,6 +101,7 @@ def main() -> int:
 def _client(head: Head) -> Any:
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
     token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
     return JobSubmissionClient(head.address, headers={"Authorization": f"Bearer {token}"})
 
