@@ -1,15 +1,18 @@
 """Anserini's default English analysis without Java: Lucene's StandardTokenizer, possessives, case, stop words, Porter.
 
-The stemmer is NLTK's in the mode of Martin Porter's own revision, which is the one that Lucene has. The tokenizer is
-Unicode's word segmentation (UAX 29) as a regular expression over the same properties as Lucene's grammar.
+The stemmer is Martin Porter's own revision of his algorithm, as in Lucene: Snowball's, which is compiled, for the words
+that it stems alike, and NLTK's in that mode for the rest. The tokenizer is Unicode's word segmentation (UAX 29) as a
+regular expression over the same properties as Lucene's grammar.
 """
 
 import re
+import threading
 from collections.abc import Iterator
-from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import regex
+import Stemmer
 from nltk.stem.porter import PorterStemmer
 
 #: Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET.
@@ -53,6 +56,16 @@ _NUMBERS, _LETTERS = r"[0-9](?:(?:_*|[.,;'])[0-9])*", r"[A-Za-z](?:(?:_*|[.:'])[
 #: The same grammar where all is ASCII: ten times faster.
 _ASCII_TOKEN = re.compile(rf"(?<!_)_*+(?:{_NUMBERS}|{_LETTERS})+(?:_++(?:{_NUMBERS}|{_LETTERS})+)*_*+")
 _STEMMER = PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS)
+#: What Snowball stems otherwise: Porter revised the endings -bli and -logi, and any two equal consonants become one.
+_REVISED = re.compile(r"bl[iy]|log[iy]|([^aeioubdfgmnprt])\1(?:ed|ing)")
+_local = threading.local()
+
+
+def _snowball(token: str) -> str:
+    # Each thread has one: it keeps its word while it works.
+    if not hasattr(_local, "stemmer"):
+        _local.stemmer = Stemmer.Stemmer("porter", 0)
+    return str(_local.stemmer.stemWord(token))
 
 
 def _term(token: str) -> str | None:
@@ -63,6 +76,8 @@ def _term(token: str) -> str | None:
     token = token.replace("Σ", "σ").replace("İ", "i").lower()
     if token in STOP_WORDS:
         return None
+    if token.isascii() and len(token) > 2 and not _REVISED.search(token):
+        return _snowball(token)
     if max(token) <= "\uffff":
         return str(_STEMMER.stem(token, to_lowercase=False))
     # Java stems UTF-16 units.
@@ -92,12 +107,27 @@ def _terms(chunk: str) -> tuple[str, ...]:
     return tuple(term for token in _tokens(chunk) if (term := _term(token)) is not None)
 
 
-#: Words are met again; what is long is mostly not, and would fill the memory.
-_known_terms, LONG = lru_cache(maxsize=1 << 17)(_terms), 40
+#: Words are met again, and kept, so many of them; what is longer than a word mostly is not.
+WORDS, LONG = 1 << 17, 40
+
+
+class _Known(dict[str, tuple[str, ...]]):
+    """Terms of every chunk that was met before; looked up without a call of Python's."""
+
+    def __missing__(self, chunk: str) -> tuple[str, ...]:
+        terms = _terms(chunk)
+        if len(chunk) < LONG:
+            if len(self) >= WORDS:
+                self.clear()
+            self[chunk] = terms
+        return terms
+
+
+_known = _Known()
 
 
 def analyze(text: str) -> list[str]:
     """Terms of a text in order, repeated as they occur."""
     # No word goes across a blank, and most of what stands between two of them was met before. Other white space is left
     # to the grammar: a narrow no-break space joins.
-    return [t for chunk in text.split(" ") for t in (_known_terms if len(chunk) < LONG else _terms)(chunk)]
+    return list(chain.from_iterable(map(_known.__getitem__, text.split(" "))))

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from aqe.errors import ArtifactError
 
 VERSION = "1"
-#: Passages of a block. Their accumulators (16 lanes of float32) stay in the second-level cache.
+#: Passages of a block. Two float32 sums of each stay in the second-level cache.
 BLOCK = 16_384
 #: The code of a posting that is among the rare ones.
 ESCAPE = 255

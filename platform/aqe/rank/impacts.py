@@ -10,14 +10,15 @@ import numpy.typing as npt
 
 from aqe.compiled import compiled
 from aqe.index.shard import Shard
-from aqe.rank import kernel
+from aqe.rank import kernel, lookup
 from aqe.rank.bm25 import F32, Collection, idf, inverse_norms, saturation
+from aqe.rank.plan import Texts, slack
 from aqe.rank.ranker import Hit
 
 #: A text as its terms, each with how often it occurs: all that BM25 knows of it.
 Bag = frozenset[tuple[str, int]]
-#: Widths of the counting pass, widest first.
-LANES = (16, 8, 4)
+#: Texts of one counting pass, at most: all the candidates of a query.
+TEXTS = 128
 
 
 class Scorer(Protocol):
@@ -47,15 +48,18 @@ class ShardScorer:
         norms = inverse_norms(collection)
         table = np.zeros(256, F32)
         table[: len(a.code_tf)] = saturation(a.code_tf, a.code_length, norms)
-        self._postings = kernel.Postings(
+        self._postings = lookup.Postings(
             *(a.posting_starts, a.run_starts, a.run_blocks, a.run_sizes, a.docs, a.codes, a.code_tf, a.code_length),
             *(a.rare_terms, a.rare_docs, a.rare_tf, a.rare_length),
             table,
             saturation(a.rare_tf, a.rare_length, norms),
             norms,
+            np.zeros(len(a.df), F32),
         )
         # Vocabularies reach millions: they stay on the mapped pages, and only what is asked for is remembered.
         self.term = lru_cache(maxsize=1 << 16)(self._find_term)
+        # Scores are asked first, then counts of the same texts.
+        self._weights = lru_cache(maxsize=16)(self._make_weights)
         self._local = threading.local()
 
     @property
@@ -78,14 +82,21 @@ class ShardScorer:
     def _has(self, docid: str, place: int) -> bool:
         return place < self.num_passages and self.shard.docid(place) == docid
 
-    def _weights(self, bags: Sequence[Bag], lanes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Terms of all the bags that this shard has, (T,), and the weight of each in each bag, (T, lanes)."""
-        found = [(t, lane, n) for lane, bag in enumerate(bags) for word, n in bag if (t := self.term(word)) >= 0]
-        table = np.array(found, np.int64).reshape(-1, 3)
-        terms, rows = np.unique(table[:, 0], return_inverse=True)
-        boosts = np.zeros((len(terms), lanes), F32)
-        boosts[rows, table[:, 1]] = table[:, 2]
-        return terms, boosts * self._idf[terms][:, None]
+    def _make_weights(self, bags: tuple[Bag, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Terms of all the bags that this shard has, (T,) ascending, and the weight of each in each bag, (T, bags)."""
+        words: dict[str, int] = {}
+        for bag in bags:
+            for word, _ in bag:
+                words.setdefault(word, len(words))
+        boosts = np.zeros((len(words), len(bags)), F32)
+        flat = memoryview(boosts.reshape(-1))
+        for i, bag in enumerate(bags):
+            for word, times in bag:
+                flat[words[word] * len(bags) + i] = times
+        terms = np.array([self.term(word) for word in words], np.int64)
+        # In their own order: sums must not depend on that of a set.
+        order = np.argsort(terms)[np.count_nonzero(terms < 0) :]
+        return terms[order], boosts[order] * self._idf[terms[order]][:, None]
 
     def scores(self, bags: Sequence[Bag], docids: Sequence[str]) -> npt.NDArray[np.float32]:
         places = [self._place(docid) for docid in docids]
@@ -93,78 +104,49 @@ class ShardScorer:
         found = np.full((len(bags), len(docids)), np.nan, F32)
         if here:
             out = np.zeros((len(bags), len(here)), F32)
-            terms, weights = self._weights(bags, len(bags))
-            kernel.score(self._postings, terms, weights, np.array([places[i] for i in here], np.int64), out)
+            terms, weights = self._weights(tuple(bags))
+            lookup.score(self._postings, terms, weights, np.array([places[i] for i in here], np.int64), out)
             found[:, here] = out
         return found
 
     def counts(self, bags: Sequence[Bag], golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
-        found = np.zeros(len(bags), np.int64)
-        start = 0
-        while start < len(bags):
-            left = len(bags) - start
-            # The widest that is filled; what is left over goes into the narrowest that holds it.
-            lanes = next((n for n in LANES if n <= left), LANES[-1])
-            if lanes < left < LANES[0]:
-                lanes = min(n for n in LANES if n >= left)
-            end = min(start + lanes, len(bags))
-            found[start:end] = self._count(bags[start:end], golds[start:end], lanes)
-            start = end
-        return found
+        starts = range(0, len(bags), TEXTS)
+        parts = [self._count(bags[start : start + TEXTS], golds[start : start + TEXTS]) for start in starts]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def _count(self, bags: Sequence[Bag], golds: Sequence[tuple[float, str]], lanes: int) -> npt.NDArray[np.int64]:
-        terms, weights = self._weights(bags, lanes)
-        scores, places = np.full(lanes, np.inf, F32), np.zeros(lanes, np.int64)
-        scores[: len(golds)] = [score for score, _ in golds]
-        places[: len(golds)] = [self._place(docid) for _, docid in golds]
-        slack = _slack(weights)
-        low, high = scores - slack, scores + slack
-        # A passage without any term has the sum 0 and the score 0: it is never before a gold score above that.
-        low = np.maximum(low, np.finfo(F32).tiny).astype(F32)
-        unmatched = scores == 0
-        high[unmatched] = 0
-        zero_gold = int(places[unmatched][0]) if unmatched.any() else -1
-        scratch = self._scratch(len(terms))
-        asked = kernel.Lanes(terms, weights, scores, low, high, places, zero_gold)
-        kernel.count(self._postings, asked, self.num_passages, scratch, (0,) * lanes)
-        above, before = scratch.above[:lanes], scratch.before[:lanes]
-        # Those that match nothing and stand before the gold passage: all before it but those that match.
-        before = np.where(unmatched, places - before, before)
-        counted: npt.NDArray[np.int64] = (above + before)[: len(bags)]
+    def _count(self, bags: Sequence[Bag], golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
+        terms, weights = self._weights(tuple(bags))
+        places = {docid: self._place(docid) for docid in {docid for _, docid in golds}}
+        asked = Texts(
+            *(terms, weights),
+            np.array([score for score, _ in golds], F32),
+            np.array([places[docid] for _, docid in golds], np.int64),
+        )
+        counted: npt.NDArray[np.int64] = kernel.count(
+            self._postings, asked, self.num_passages, self._scratch(len(terms))
+        )
         return counted
 
     def _scratch(self, terms: int) -> kernel.Scratch:
         scratch: kernel.Scratch | None = getattr(self._local, "scratch", None)
         if scratch is None or len(scratch.run) < terms:
-            scratch = self._local.scratch = kernel.make_scratch(max(4096, 2 * terms), LANES[0])
+            scratch = self._local.scratch = kernel.make_scratch(max(4096, 2 * terms), TEXTS)
         return scratch
 
     def search(self, bag: Bag, k: int) -> list[Hit]:
-        terms, weights = self._weights([bag], 1)
+        terms, weights = self._make_weights((bag,))
         if not len(terms):
             return []
         near = np.zeros(self.num_passages, F32)
-        kernel.accumulate(self._postings, terms, weights[:, 0], near)
+        lookup.accumulate(self._postings, terms, weights[:, 0], near)
         matched = np.flatnonzero(near)
         if len(matched) > k:
             cut = np.partition(near[matched], len(matched) - k)[len(matched) - k]
-            matched = matched[near[matched] >= cut - 2 * _slack(weights)[0]]
+            matched = matched[near[matched] >= cut - 2 * slack(len(terms), float(weights.sum()))]
         exact = np.zeros((1, len(matched)), F32)
-        kernel.score(self._postings, terms, weights, matched, exact)
+        lookup.score(self._postings, terms, weights, matched, exact)
         best = np.lexsort((matched, -exact[0]))[:k]
         return [Hit(self.shard.docid(int(matched[i])), float(exact[0, i])) for i in best]
-
-
-def _slack(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """How far a float32 sum of the fast pass may be from Lucene's score, for each lane of weights (T, lanes).
-
-    In units of 2**-24 times the sum of a lane's weights, which no score exceeds: T roundings of a multiply-add, or 2 T
-    where the machine has none; 1 for the rounded saturation; 4 for Lucene's own term (two roundings in the denominator,
-    the division, the difference); 1 for its last one, and 2 to spare.
-    """
-    terms = (weights > 0).sum(axis=0)
-    slack: npt.NDArray[np.float32] = ((2 * terms + 8) * 2.0**-24 * weights.sum(axis=0, dtype=np.float64)).astype(F32)
-    return slack
 
 
 @compiled

@@ -1,8 +1,6 @@
-"""The two loops whose machine code decides, as LLVM vectors: numba's own would not keep the lanes in one register.
+"""The loops whose machine code decides, written in LLVM.
 
-Each is a function of its own that is not inlined: inside the counting pass its pointers would be spilled to the stack
-and read again for every posting. How many lanes there are is the length of the tuple `width`, so that each number of
-them is compiled for itself.
+Numba's own would pass whole arrays for every run of a few postings, and count in 64 bits where 32 do.
 """
 
 from typing import Any
@@ -13,21 +11,7 @@ from numba.extending import intrinsic
 
 #: Sums that are compared at once, and the bytes at which they may be loaded whole.
 WIDE, ALIGN = 16, 64
-F, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-
-
-def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> tuple[Any, Any]:
-    """A function of this module, and a builder at its start; None for the builder when it is there already."""
-    found = builder.module.globals.get(name)
-    if found is not None:
-        return found, None
-    function = ir.Function(builder.module, ir.FunctionType(result, arguments), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    for argument in function.args:
-        if isinstance(argument.type, ir.PointerType):
-            argument.add_attribute("noalias")
-    return function, ir.IRBuilder(function.append_basic_block("start"))
+F, I32, I64, MASK = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(WIDE)
 
 
 def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
@@ -35,123 +19,139 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return context.make_array(kind)(context, builder, array).data
 
 
-def _row(builder: Any, data: Any, offset: Any, vector: Any) -> Any:
-    """Pointer to the lanes that start at data[offset]."""
-    return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
-
-
-def _add_run(builder: Any, lanes: int) -> Any:
-    """(acc, docs, codes, table, weights, begin, end, limit) -> place: see add_run."""
-    floats, places, bytes_ = (kind.as_pointer() for kind in (F, ir.IntType(16), ir.IntType(8)))
-    function, inner = _function(
-        builder, f"add_run_{lanes}", I64, [floats, places, bytes_, floats, floats, I64, I64, I64]
+def _add_function(module: Any) -> Any:
+    """(acc, docs, codes, table, weight, begin, end): see add. Not inlined: its pointers would leave their registers."""
+    found = module.globals.get("add_postings")
+    if found is not None:
+        return found
+    floats, places, octets = (kind.as_pointer() for kind in (F, ir.IntType(16), ir.IntType(8)))
+    function = ir.Function(
+        module, ir.FunctionType(ir.VoidType(), [floats, places, octets, floats, F, I64, I64]), "add_postings"
     )
-    if inner is None:
-        return function
-    acc, docs, codes, table, weights, begin, end, limit = function.args
-    vector, align = ir.VectorType(F, lanes), min(ALIGN, 4 * lanes)
-    undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
-    weight = inner.load(_row(inner, weights, ir.Constant(I64, 0), vector), align=4)
-    before = inner.block
-    more, inside, body, after = (function.append_basic_block(name) for name in ("more", "inside", "body", "after"))
-    inner.branch(more)
-    inner.position_at_end(more)
-    i = inner.phi(I64)
-    i.add_incoming(begin, before)
-    inner.cbranch(inner.icmp_signed("<", i, end), inside, after)
-    inner.position_at_end(inside)
-    doc = inner.zext(inner.load(inner.gep(docs, [i])), I64)
-    inner.cbranch(inner.icmp_signed("<", doc, limit), body, after)
-    inner.position_at_end(body)
-    code = inner.zext(inner.load(inner.gep(codes, [i])), I64)
-    value = inner.insert_element(undefined, inner.load(inner.gep(table, [code])), ir.Constant(I32, 0))
-    contract = ("contract",)  # A fused multiply-add where the machine has one.
-    product = inner.fmul(weight, inner.shuffle_vector(value, undefined, zeros), flags=contract)
-    at = _row(inner, acc, inner.mul(doc, ir.Constant(I64, lanes)), vector)
-    inner.store(inner.fadd(product, inner.load(at, align=align), flags=contract), at, align=align)
-    i.add_incoming(inner.add(i, ir.Constant(I64, 1)), body)
-    inner.branch(more)
-    inner.position_at_end(after)
-    inner.ret(i)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    acc, docs, codes, table, weight, begin, end = function.args
+    for pointer in (acc, docs, codes, table):
+        pointer.add_attribute("noalias")
+    builder = ir.IRBuilder(function.append_basic_block("start"))
+    with cgutils.for_range_slice(builder, begin, end, ir.Constant(I64, 1), I64) as (i, _):
+        doc = builder.zext(builder.load(builder.gep(docs, [i])), I64)
+        code = builder.zext(builder.load(builder.gep(codes, [i])), I64)
+        at = builder.gep(acc, [doc])
+        fused = ("contract",)  # A multiply-add where the machine has one.
+        product = builder.fmul(weight, builder.load(builder.gep(table, [code])), flags=fused)
+        builder.store(builder.fadd(product, builder.load(at), flags=fused), at)
+    builder.ret_void()
     return function
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def add_run(
-    typing: Any,
-    acc: Any,
-    first: Any,
-    limit: Any,
-    docs: Any,
-    codes: Any,
-    begin: Any,
-    end: Any,
-    table: Any,
-    weights: Any,
-    term: Any,
-    width: Any,
-) -> Any:
-    """acc[doc - first, :] += weights[term, :] * table[code] for the postings from `begin` with doc < limit.
-
-    Returns the place of the first posting that was not added, `end` at most.
-    """
-    integer = types.int64
-    signature = integer(acc, integer, integer, docs, codes, integer, integer, table, weights, integer, width)
-    lanes = width.count
+def add(typing: Any, acc: Any, docs: Any, codes: Any, begin: Any, end: Any, table: Any, weight: Any) -> Any:
+    """acc[doc] += weight * table[code] for the postings begin to end."""
+    signature = types.void(acc, docs, codes, types.int64, types.int64, table, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        acc, docs, codes, table, weights = (
-            _data(context, builder, signature.args[i], args[i]) for i in (0, 3, 4, 7, 8)
-        )
-        _, first, limit, _, _, begin, end, _, _, term, _ = args
-        size = ir.Constant(I64, lanes)
-        shifted = builder.gep(acc, [builder.neg(builder.mul(first, size))])
-        weight = builder.gep(weights, [builder.mul(term, size)])
-        return builder.call(_add_run(builder, lanes), [shifted, docs, codes, table, weight, begin, end, limit])
-
-    return signature, generate
-
-
-def _compare(builder: Any, lanes: int) -> Any:
-    """(acc, low, high, counts, near, vectors): see compare."""
-    floats, integers, masks = F.as_pointer(), I32.as_pointer(), ir.IntType(WIDE).as_pointer()
-    function, inner = _function(
-        builder, f"compare_{lanes}", ir.VoidType(), [floats, floats, floats, integers, masks, I64]
-    )
-    if inner is None:
-        return function
-    acc, low, high, counts, near, vectors = function.args
-    narrow, vector, mask = (ir.VectorType(kind, n) for kind, n in zip((F, F, I32), (lanes, WIDE, WIDE), strict=True))
-    repeated = ir.Constant(mask, list(range(lanes)) * (WIDE // lanes))
-    loads = [inner.load(_row(inner, bound, ir.Constant(I64, 0), narrow), align=4) for bound in (low, high)]
-    lows, highs = (inner.shuffle_vector(bound, ir.Constant(narrow, ir.Undefined), repeated) for bound in loads)
-    total = cgutils.alloca_once_value(inner, ir.Constant(mask, [0] * WIDE))
-    with cgutils.for_range_slice(inner, ir.Constant(I64, 0), vectors, ir.Constant(I64, 1), I64) as (i, _):
-        at = _row(inner, acc, inner.mul(i, ir.Constant(I64, WIDE)), vector)
-        value = inner.load(at, align=ALIGN)
-        inner.store(ir.Constant(vector, [0.0] * WIDE), at, align=ALIGN)
-        above = inner.fcmp_ordered(">", value, highs)
-        between = inner.xor(inner.fcmp_ordered(">=", value, lows), above)
-        inner.store(inner.bitcast(between, ir.IntType(WIDE)), inner.gep(near, [i]))
-        inner.store(inner.sub(inner.load(total), inner.sext(above, mask)), total)
-    inner.store(inner.load(total), _row(inner, counts, ir.Constant(I64, 0), mask), align=4)
-    inner.ret_void()
-    return function
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def compare(typing: Any, acc: Any, low: Any, high: Any, counts: Any, near: Any, vectors: Any, width: Any) -> Any:
-    """Compare the first vectors of WIDE sums in `acc` with the bounds of their lanes, and clear them.
-
-    counts[i] = how many at place i of their vector are > high; near[v] = one bit for each sum of vector v that is not,
-    but >= low.
-    """
-    signature = types.void(acc, low, high, counts, near, types.int64, width)
-    lanes = width.count
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        arrays = [_data(context, builder, signature.args[i], args[i]) for i in range(5)]
-        builder.call(_compare(builder, lanes), [*arrays, args[5]])
+        acc, docs, codes, table = (_data(context, builder, signature.args[i], args[i]) for i in (0, 1, 2, 5))
+        builder.call(_add_function(builder.module), [acc, docs, codes, table, args[6], args[3], args[4]])
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def highest(typing: Any, array: Any, vectors: Any) -> Any:
+    """The highest of the first vectors of WIDE numbers, or 0."""
+    signature = types.float32(array, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = _data(context, builder, signature.args[0], args[0])
+        vector = ir.VectorType(F, WIDE)
+        found = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * WIDE))
+        with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[1], ir.Constant(I64, 1), I64) as (i, _):
+            value = builder.load(_vector(builder, data, builder.mul(i, ir.Constant(I64, WIDE))), align=ALIGN)
+            best = builder.load(found)
+            builder.store(builder.select(builder.fcmp_ordered(">", value, best), value, best), found)
+        top, best = ir.Constant(F, 0.0), builder.load(found)
+        for place in range(WIDE):
+            value = builder.extract_element(best, ir.Constant(I32, place))
+            top = builder.select(builder.fcmp_ordered(">", value, top), value, top)
+        return top
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def at_least(typing: Any, array: Any, start: Any, bound: Any) -> Any:
+    """One bit for each of array[start : start + WIDE], `start` a multiple of WIDE: whether it is >= bound."""
+    signature = types.int64(array, types.int64, types.float32)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = _data(context, builder, signature.args[0], args[0])
+        value = builder.load(_vector(builder, data, args[1]), align=ALIGN)
+        mask = builder.fcmp_ordered(">=", value, _repeated(builder, args[2], value.type))
+        return builder.zext(builder.bitcast(mask, ir.IntType(WIDE)), I64)
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, array: Any, begin: Any, end: Any) -> Any:
+    """Ask the second-level cache for array[begin:end]."""
+    signature = types.void(array, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = _data(context, builder, signature.args[0], args[0])
+        octets = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [octets, I32, I32, I32])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        step = ir.Constant(I64, ALIGN // (signature.args[0].dtype.bitwidth // 8))
+        with cgutils.for_range_slice(builder, args[1], args[2], step, I64) as (i, _):
+            at = builder.bitcast(builder.gep(data, [i]), octets)
+            builder.call(ask, [at, *(ir.Constant(I32, n) for n in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def compare(typing: Any, acc: Any, base: Any, low: Any, high: Any, counts: Any, vectors: Any) -> Any:
+    """Count the sums in the first vectors of `acc` that are > high and >= low, and put those of `base` in their place.
+
+    A vector has WIDE sums. The counts are added to counts[0] and counts[1].
+    """
+    signature = types.void(acc, base, types.float32, types.float32, counts, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        sums, anew, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 1, 4))
+        vector = ir.VectorType(F, WIDE)
+        bounds = [_repeated(builder, args[i], vector) for i in (3, 2)]
+        places = [builder.gep(totals, [ir.Constant(I64, n)]) for n in (0, 1)]
+        found = [cgutils.alloca_once_value(builder, builder.load(place)) for place in places]
+        with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[5], ir.Constant(I64, 1), I64) as (i, _):
+            start = builder.mul(i, ir.Constant(I64, WIDE))
+            at = _vector(builder, sums, start)
+            value = builder.load(at, align=ALIGN)
+            again = builder.load(_vector(builder, anew, start), align=ALIGN)
+            builder.store(again, at, align=ALIGN)
+            for operator, bound, total in zip((">", ">="), bounds, found, strict=True):
+                mask = builder.bitcast(builder.fcmp_ordered(operator, value, bound), ir.IntType(WIDE))
+                ones = builder.zext(builder.ctpop(mask), I64)
+                builder.store(builder.add(builder.load(total), ones), total)
+        for place, total in zip(places, found, strict=True):
+            builder.store(builder.load(total), place)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _vector(builder: Any, data: Any, start: Any) -> Any:
+    """Pointer to the vector that starts at data[start]."""
+    return builder.bitcast(builder.gep(data, [start]), ir.VectorType(F, WIDE).as_pointer())
+
+
+def _repeated(builder: Any, value: Any, vector: Any) -> Any:
+    """A vector of one value."""
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(
+        first, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(I32, WIDE), [0] * WIDE)
+    )
