@@ -148,17 +148,25 @@ def test_a_finished_stage_is_not_trained_again(rsft: Run, root: Path) -> None:
 
 
 class Killer(threading.Thread):
-    """Kills one training worker of this Ray session as soon as step 5 is done and a checkpoint is written."""
+    """While it is entered: kills one training worker of this Ray as soon as step 5 is done and a checkpoint written."""
 
     def __init__(self, storage: Path) -> None:
         super().__init__(daemon=True)
         self.storage = storage
         self.killed_at: int | None = None
+        self.given_up = threading.Event()
+
+    def __enter__(self) -> "Killer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.given_up.set()
+        self.join()
 
     def run(self) -> None:
         progress = self.storage / "progress.json"
-        for _ in range(30_000):
-            time.sleep(0.01)
+        while not self.given_up.wait(0.01):
             if not progress.exists() or len(list(self.storage.glob("*/checkpoint_*"))) == 0:
                 continue
             step = json.loads(progress.read_text())["step"]
@@ -178,9 +186,8 @@ def assert_same(left: pa.Table, right: pa.Table) -> None:
 
 
 def test_a_killed_worker_changes_nothing(rsft: Run, root: Path) -> None:
-    killer = Killer(root / "killed/storage")
-    killer.start()
-    stats, curves = run("rsft", root / "start", root, name="killed")
+    with Killer(root / "killed/storage") as killer:
+        stats, curves = run("rsft", root / "start", root, name="killed")
     assert killer.killed_at is not None and killer.killed_at < 12
     assert stats["resumed"] is True
     assert_same(curves, rsft[1])
@@ -190,9 +197,7 @@ def test_a_killed_worker_changes_nothing(rsft: Run, root: Path) -> None:
 @pytest.mark.slow
 def test_the_same_call_resumes_after_the_whole_run_died(dpo: Run, root: Path) -> None:
     """Also DPO: the reference stays the start model, whatever was trained before."""
-    killer = Killer(root / "died/storage")
-    killer.start()
-    with pytest.raises(Exception, match=r"(?i)worker|died|fail"):
+    with Killer(root / "died/storage") as killer, pytest.raises(Exception, match=r"(?i)worker|died|fail"):
         run("dpo", root / "rsft/model", root, name="died", max_failures=0, dpo={**SETTINGS["dpo"], "epochs": 2})
     assert killer.killed_at is not None
     stats, curves = run("dpo", root / "rsft/model", root, name="died", dpo={**SETTINGS["dpo"], "epochs": 2})

@@ -121,6 +121,7 @@ def open_shard(path: Path, *, check: bool = True) -> Shard:
     if header.get("header_crc32") != _header_crc(header):
         raise ArtifactError(_corrupt(path, "the checksum of its header is another one"))
     checksums = json.loads(header["crc32"])
+    mapped = np.memmap(path, np.uint8, "r").view(np.ndarray)
     found: dict[str, Any] = {}
     for field in fields(Arrays):
         entry = layout.get(field.name)
@@ -129,12 +130,7 @@ def open_shard(path: Path, *, check: bool = True) -> Shard:
         begin, end = entry["data_offsets"]
         if start + end > size:
             raise ArtifactError(_corrupt(path, "it is cut short"))
-        dtype = types[entry["dtype"]]
-        shape = (end - begin) // np.dtype(dtype).itemsize
-        # An empty array cannot be mapped.
-        array: npt.NDArray[Any] = (
-            np.memmap(path, dtype, "r", start + begin, (shape,)) if shape else np.zeros(0, dtype)
-        ).view(np.ndarray)
+        array = mapped[start + begin : start + end].view(types[entry["dtype"]])
         if check and _crc(array) != checksums[field.name]:
             raise ArtifactError(_corrupt(path, f"the checksum of {field.name} is another one"))
         found[field.name] = array

@@ -1,0 +1,59 @@
+"""The quickstart's ranks are the reference engine's: every candidate of every training query, docid, rank and score."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RUN = ROOT / "runs" / "quickstart"
+
+#: Java in a process of its own: the pytest process never starts one.
+WORKER = """
+import json, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+from aqe.config.data import IndexConfig
+from aqe.config.rank import RankConfig
+from aqe.rank.stage import RankWorker, rank_rows, ranker_source
+run, ranked = Path(sys.argv[1]), Path(sys.argv[2])
+def manifest(directory):
+    return json.loads((directory / "manifest.json").read_text())
+def parent(directory, stage):
+    return next(run / name for name in manifest(directory)["parents"] if name.startswith(stage))
+settings = manifest(ranked)["config"]
+samples, qrels = parent(ranked, "sample_train"), parent(ranked, "judge_queries")
+index = parent(parent(ranked, "build_impacts"), "build_index")
+queries = parent(samples, "queries")
+rows = rank_rows(
+    pq.read_table(queries / "train.parquet"), pq.read_table(qrels / "qrels.parquet"), pq.read_table(samples / "data")
+)
+config = RankConfig(engine="lucene", query_weight=settings["query_weight"], distinct_words=settings["distinct_words"])
+index_config = IndexConfig(k1=settings["k1"], b=settings["b"])
+reference = RankWorker(ranker_source(config, index, index_config), "test")(rows)
+assert not reference.dead, reference.dead[:3]
+key = [("qid", "ascending"), ("sample_idx", "ascending")]
+columns = ["qid", "sample_idx", "gold_docid", "gold_rank", "score"]
+ours = pq.read_table(ranked / "data").select(columns).sort_by(key).to_pylist()
+theirs = reference.data.select(columns).sort_by(key).to_pylist()
+differ = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
+print(json.dumps({"compared": len(ours), "differ": differ[:5]}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_quickstarts_ranks_are_lucenes() -> None:
+    found = sorted(RUN.glob("rank_train-*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    found = [path for path in found if json.loads(path.read_text())["config"]["engine"] == "impacts"]
+    if not found:
+        pytest.skip("needs the candidates of `make quickstart` below runs/")
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
+    command = [sys.executable, "-c", WORKER, str(RUN), str(found[-1].parent)]
+    done = subprocess.run(command, check=True, env=env, stdout=subprocess.PIPE, text=True)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["compared"] > 10_000
+    assert answer["differ"] == []
