@@ -3,6 +3,7 @@
 from typing import Any
 
 from aqe.config.align import AlignConfig
+from aqe.malloc import KEEP_MEMORY
 
 
 def worker_env(use_gpu: bool, threads: int = 1) -> dict[str, str]:
@@ -27,8 +28,7 @@ def worker_env(use_gpu: bool, threads: int = 1) -> dict[str, str]:
         env["OMP_NUM_THREADS"] = str(threads)
         # A thread that waits sleeps instead of spinning: beside any other work, spinning made steps eight times slower.
         env["OMP_WAIT_POLICY"] = "passive"
-        # Large tensors on huge pages: a step makes some 100,000 page faults a second otherwise.
-        env["THP_MEM_ALLOC_ENABLE"] = "1"
+        env |= KEEP_MEMORY
     return env
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from aqe.config.sample import EngineConfig
+from aqe.malloc import KEEP_MEMORY
 from aqe.sample.engine import Generated, Request, Sampling
 from aqe.sample.prompts import token_ids
 
@@ -21,6 +22,7 @@ def vllm_env(config: EngineConfig, use_gpu: bool) -> dict[str, str]:
         # One thread an actor; vLLM's own binding would pin all actors to the same core.
         env |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         env |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.kv_cache_gib)))}
+        env |= KEEP_MEMORY
     return env
 
 
