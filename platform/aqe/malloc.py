@@ -1,9 +1,9 @@
 """How processes that work on CPUs are told to keep the memory that they have.
 
-glibc gives tensors of more than 32 MB, and any that a thread other than the first frees, back to the system at once, and
-gets new pages for the next ones: zeroed, and on a virtual machine often fetched from its host. That took a third of
-sampling's time and of a training step's. One heap for all threads that never shrinks needs no new page after the first
-steps. It must be in the environment before a process starts.
+glibc gives tensors of more than 32 MB, and in other threads than the first any large ones, back to the system at once,
+and gets new pages for the next: zeroed, and on a virtual machine often fetched from its host. That took a third of
+sampling's time. One heap for all threads that never shrinks needs no new page after the first steps. The environment
+must hold this before a process starts.
 """
 
 KEEP_MEMORY = {

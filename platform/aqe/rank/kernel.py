@@ -19,13 +19,13 @@ from aqe.compiled import compiled
 from aqe.index.shard import BLOCK, ESCAPE
 from aqe.rank.lookup import Postings, code_in, in_run, lower_bound, rare_saturation, term_score
 from aqe.rank.plan import Plan, Texts, plan
-from aqe.rank.vectors import ALIGN, WIDE, add, at_least, compare, highest, prefetch
+from aqe.rank.vectors import ALIGN, WIDE, add, at_least, clear, compare, copy, highest, prefetch
 
 F32, F64 = np.float32, np.float64
 #: So many passages of a block are looked up one by one; for more, adding all postings costs less.
 FEW = 32
 #: A list of postings is long when it has more than one in so many passages.
-LONG = 50
+LONG = 25
 
 
 class Scratch(NamedTuple):
@@ -118,7 +118,7 @@ def _near(p: Postings, q: Texts, m: Plan, text: Any, first: Any, size: Any, s: A
     for row in range(size):
         if m.low[text] <= s.acc[row] <= m.high[text]:
             _exactly(p, q, first + row, text, s)
-    s.acc[:] = s.base
+    copy(s.acc, s.base, BLOCK)
 
 
 @compiled
@@ -202,7 +202,7 @@ def count(p: Postings, q: Texts, num_docs: Any, s: Any) -> Any:
     for first in range(0, num_docs, BLOCK):
         size = min(BLOCK, num_docs - first)
         _open_block(p, q.terms, first // BLOCK, s)
-        s.base[:] = 0
+        clear(s.base, BLOCK)
         for t in range(terms):
             if m.shared[t] > 0:
                 add(s.base, p.docs, p.codes, s.begin[t], s.end[t], p.code_saturation, m.shared[t])
@@ -211,7 +211,7 @@ def count(p: Postings, q: Texts, num_docs: Any, s: Any) -> Any:
                     _add_rare(p, t, m.shared[t], first, s, s.base)
                 prefetch(p.docs, s.end[t], s.next_end[t])
                 prefetch(p.codes, s.end[t], s.next_end[t])
-        s.acc[:] = s.base
+        copy(s.acc, s.base, BLOCK)
         # Behind the last passage all sums are 0: below every bound.
         vectors = (size + WIDE - 1) // WIDE
         top = highest(s.base, vectors)
@@ -241,10 +241,10 @@ def count(p: Postings, q: Texts, num_docs: Any, s: Any) -> Any:
                     short = m.own_terms[begin:middle]
                     found = _few_touched(p.docs, s.begin, s.end, short, s.acc, s.base, reach, s.rows, s.sums)
                     if found < 0:
-                        s.acc[:] = s.base
+                        copy(s.acc, s.base, BLOCK)
                 else:
                     found = _few(s.acc, reach, s.rows, s.sums, vectors)
-                    s.acc[:] = s.base
+                    copy(s.acc, s.base, BLOCK)
                 if found > 0:
                     _look_up(p, q, m, text, first, found, far, s)
                 if found >= 0:

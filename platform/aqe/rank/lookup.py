@@ -135,9 +135,12 @@ def rare_saturation(p: Postings, term: Any, doc: Any) -> Any:
 def ceiling(p: Postings, term: Any) -> Any:
     """The highest saturation of a term in any passage."""
     if p.ceilings[term] == 0:
-        found = F32(0)
-        for i in range(p.posting_starts[term], p.posting_starts[term + 1]):
-            found = max(found, p.code_saturation[p.codes[i]])
+        found, occurs = F32(0), np.zeros(256, np.bool_)
+        for i in range(np.uint64(p.posting_starts[term]), np.uint64(p.posting_starts[term + 1])):
+            occurs[p.codes[i]] = True
+        for code in range(256):
+            if occurs[code]:
+                found = max(found, p.code_saturation[code])
         i = lower_bound(p.rare_terms, 0, len(p.rare_terms), term)
         while i < len(p.rare_terms) and p.rare_terms[i] == term:
             found = max(found, p.rare_saturation[i])

@@ -72,10 +72,12 @@ def plan(p: Postings, q: Texts, long: Any) -> Any:
     """Share out the weights of q and set bounds around the gold scores. Lists of more postings than `long` are long."""
     terms, texts = q.weights.shape
     scales = _scales(q.weights)
-    shared, ceilings = np.empty(terms, F32), np.empty(terms, F32)
+    shared, ceilings = np.empty(terms, F32), np.zeros(terms, F32)
     for t in range(terms):
-        shared[t] = (q.weights[t] * scales).min()
-        ceilings[t] = ceiling(p, q.terms[t])
+        scaled = q.weights[t] * scales
+        shared[t] = scaled.min()
+        if scaled.max() > shared[t]:
+            ceilings[t] = ceiling(p, q.terms[t])
     starts, long_starts = np.zeros(texts + 1, np.int64), np.zeros(texts, np.int64)
     low, high, bar = np.empty(texts, F32), np.empty(texts, F32), np.empty(texts, F32)
     own_terms, own_weights = np.empty(terms * texts, np.int64), np.empty(terms * texts, F32)

@@ -59,6 +59,32 @@ def add(typing: Any, acc: Any, docs: Any, codes: Any, begin: Any, end: Any, tabl
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def copy(typing: Any, into: Any, source: Any, size: Any) -> Any:
+    """into[:size] = source[:size]; a slice of numba's is copied number by number."""
+    signature = types.void(into, source, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = [_data(context, builder, signature.args[i], args[i]) for i in (0, 1)]
+        cgutils.raw_memcpy(builder, *data, args[2], 4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def clear(typing: Any, array: Any, size: Any) -> Any:
+    """array[:size] = 0, float32."""
+    signature = types.void(array, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = _data(context, builder, signature.args[0], args[0])
+        cgutils.memset(builder, data, builder.mul(args[1], ir.Constant(I64, 4)), 0)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def highest(typing: Any, array: Any, vectors: Any) -> Any:
     """The highest of the first vectors of WIDE numbers, or 0."""
     signature = types.float32(array, types.int64)
