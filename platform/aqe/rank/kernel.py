@@ -33,7 +33,7 @@ class Scratch(NamedTuple):
 
     base: npt.NDArray[np.float32]  # (BLOCK,) sums of what all texts share
     acc: npt.NDArray[np.float32]  # (BLOCK,) sums of one text
-    counts: npt.NDArray[np.int64]  # (2,) sums of a block that are > high, and >= low
+    counts: npt.NDArray[np.int64]  # (2,) sums of a block that are >= high, and >= low
     added: npt.NDArray[np.int64]  # (1,) postings of all passes, for the curious
     rows: npt.NDArray[np.int64]  # (FEW,) places in the block
     sums: npt.NDArray[np.float32]  # (FEW,) of these
@@ -115,9 +115,12 @@ def _near(p: Postings, q: Texts, m: Plan, text: Any, first: Any, size: Any, s: A
         t = m.own_terms[k]
         add(s.acc, p.docs, p.codes, s.begin[t], s.end[t], p.code_saturation, m.own_weights[k])
         _add_rare(p, t, m.own_weights[k], first, s, s.acc)
-    for row in range(size):
-        if m.low[text] <= s.acc[row] <= m.high[text]:
-            _exactly(p, q, first + row, text, s)
+    for v in range((size + WIDE - 1) // WIDE):
+        mask = at_least(s.acc, v * WIDE, m.low[text]) & ~at_least(s.acc, v * WIDE, m.high[text])
+        if mask:
+            for i in range(WIDE):
+                if mask >> i & 1:
+                    _exactly(p, q, first + v * WIDE + i, text, s)
     copy(s.acc, s.base, BLOCK)
 
 
@@ -139,12 +142,22 @@ def _few(acc: Any, reach: Any, rows: Any, sums: Any, vectors: Any) -> Any:
 
 @compiled
 def _few_touched(
-    docs: Any, begin: Any, end: Any, terms: Any, acc: Any, base: Any, reach: Any, rows: Any, sums: Any
+    docs: Any,
+    begin: Any,
+    end: Any,
+    terms: Any,
+    k: Any,
+    stop: Any,
+    acc: Any,
+    base: Any,
+    reach: Any,
+    rows: Any,
+    sums: Any,
 ) -> Any:
-    """The same where `base` does not reach as far: only passages with a posting can. Puts those of `base` back."""
+    """The same where `base` does not reach as far: only passages with a posting can, and each is put back at once."""
     found = 0
-    for t in terms:
-        for i in range(np.uint64(begin[t]), np.uint64(end[t])):
+    for at in range(k, stop):
+        for i in range(np.uint64(begin[terms[at]]), np.uint64(end[terms[at]])):
             value = acc[docs[i]]
             acc[docs[i]] = base[docs[i]]
             if value >= reach:
@@ -153,6 +166,14 @@ def _few_touched(
                 rows[found], sums[found] = docs[i], value
                 found += 1
     return found
+
+
+@compiled
+def _put_back(docs: Any, begin: Any, end: Any, terms: Any, k: Any, stop: Any, acc: Any, base: Any) -> Any:
+    """Take the postings of some terms out of `acc` again."""
+    for at in range(k, stop):
+        for i in range(np.uint64(begin[terms[at]]), np.uint64(end[terms[at]])):
+            acc[docs[i]] = base[docs[i]]
 
 
 @compiled
@@ -175,7 +196,7 @@ def _look_up(p: Postings, q: Texts, m: Plan, text: Any, first: Any, found: Any, 
                 total += m.own_weights[k] * rare_saturation(p, q.terms[t], first + s.rows[i])
             elif code >= 0:
                 total += m.own_weights[k] * p.code_saturation[code]
-        if total > m.high[text]:
+        if total >= m.high[text]:
             s.above[text] += 1
         elif total >= m.low[text]:
             _exactly(p, q, first + s.rows[i], text, s)
@@ -238,13 +259,13 @@ def count(p: Postings, q: Texts, num_docs: Any, s: Any) -> Any:
             if q.scores[text] > 0:
                 reach = m.bar[text] - far
                 if top < reach:
-                    short = m.own_terms[begin:middle]
-                    found = _few_touched(p.docs, s.begin, s.end, short, s.acc, s.base, reach, s.rows, s.sums)
-                    if found < 0:
-                        copy(s.acc, s.base, BLOCK)
+                    found = _few_touched(
+                        *(p.docs, s.begin, s.end, m.own_terms, begin, middle, s.acc, s.base, reach, s.rows, s.sums)
+                    )
                 else:
                     found = _few(s.acc, reach, s.rows, s.sums, vectors)
-                    copy(s.acc, s.base, BLOCK)
+                if found < 0 or top >= reach:
+                    _put_back(p.docs, s.begin, s.end, m.own_terms, begin, middle, s.acc, s.base)
                 if found > 0:
                     _look_up(p, q, m, text, first, found, far, s)
                 if found >= 0:

@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     own_weights: npt.NDArray[np.float32]  # what a term weighs in a text beyond `shared`
     own_most: npt.NDArray[np.float32]  # what that can bring at most
     low: npt.NDArray[np.float32]  # (L,) a sum below is not above the gold score
-    high: npt.NDArray[np.float32]  # (L,) a sum above surely is
+    high: npt.NDArray[np.float32]  # (L,) a sum as high surely is
     bar: npt.NDArray[np.float32]  # (L,) a partial sum that cannot get there is left alone
 
 
@@ -106,7 +106,7 @@ def plan(p: Postings, q: Texts, long: Any) -> Any:
         # A passage without any term has the sum 0 and the score 0: it is never before a gold score above that.
         low[text] = max(F32(score - off), F32(TINY))
         # What matches at all is above a gold score of 0.
-        high[text] = F32(score + off) if score > 0 else F32(0)
+        high[text] = F32(score + off) if score > 0 else F32(TINY)
         bar[text] = F32(low[text] - off)
     own = own_terms[:at], own_weights[:at], own_most[:at]
     return Plan(shared, starts, long_starts, own[0], own[1], own[2], low, high, bar)

@@ -141,7 +141,7 @@ def prefetch(typing: Any, array: Any, begin: Any, end: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def compare(typing: Any, acc: Any, base: Any, low: Any, high: Any, counts: Any, vectors: Any) -> Any:
-    """Count the sums in the first vectors of `acc` that are > high and >= low, and put those of `base` in their place.
+    """Count the sums in the first vectors of `acc` that are >= high and >= low, and put those of `base` in their place.
 
     A vector has WIDE sums. The counts are added to counts[0] and counts[1].
     """
@@ -159,8 +159,8 @@ def compare(typing: Any, acc: Any, base: Any, low: Any, high: Any, counts: Any, 
             value = builder.load(at, align=ALIGN)
             again = builder.load(_vector(builder, anew, start), align=ALIGN)
             builder.store(again, at, align=ALIGN)
-            for operator, bound, total in zip((">", ">="), bounds, found, strict=True):
-                mask = builder.bitcast(builder.fcmp_ordered(operator, value, bound), ir.IntType(WIDE))
+            for bound, total in zip(bounds, found, strict=True):
+                mask = builder.bitcast(builder.fcmp_ordered(">=", value, bound), ir.IntType(WIDE))
                 ones = builder.zext(builder.ctpop(mask), I64)
                 builder.store(builder.add(builder.load(total), ones), total)
         for place, total in zip(places, found, strict=True):
