@@ -274,16 +274,17 @@ def floor(corpus: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     from aqe.index.shard import BLOCK, open_shards
     from aqe.rank import kernel, vectors
     from aqe.rank.impacts import ShardScorer
+    from aqe.rank.terms import count_terms
 
     shard = open_shards(corpus / "impacts")[0]
     scorer = ShardScorer(shard, 0.9, 0.4)
     sizes = np.diff(shard.arrays.posting_starts.astype(np.int64))
     candidates = sum(len(task["texts"]) for task in tasks)
-    asked = [[frozenset(Counter(analyze(text)).items()) for text in task["texts"]] for task in tasks]
-    union = sum(int(sizes[scorer._make_weights(tuple(bags))[0]].sum()) for bags in asked)
-    for bags, task in zip(asked, tasks, strict=True):
+    asked = [count_terms([analyze(text) for text in task["texts"]])[0] for task in tasks]
+    union = sum(int(sizes[scorer.weights(texts)[0]].sum()) for texts in asked)
+    for texts, task in zip(asked, tasks, strict=True):
         (gold,) = task["relevant"]
-        scorer.counts(bags, [(float(score), gold) for score in scorer.scores(bags, [gold])[:, 0]])
+        scorer.counts(texts, [(float(score), gold) for score in scorer.scores(texts, [gold])[:, 0]])
     additions = int(scorer._scratch(0).added[0])
 
     @compiled
@@ -305,7 +306,7 @@ def floor(corpus: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     bandwidth = memory.nbytes / seconds(lambda n: memory.sum(), 1)
     analysis = seconds(lambda n: [analyze(text) for task in tasks for text in task["texts"]], 1)
     golds = seconds(
-        lambda n: [scorer.scores(bags, task["relevant"]) for bags, task in zip(asked, tasks, strict=True)], 1
+        lambda n: [scorer.scores(texts, task["relevant"]) for texts, task in zip(asked, tasks, strict=True)], 1
     )
     return {
         "postings_per_candidate": union / candidates,

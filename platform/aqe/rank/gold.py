@@ -5,7 +5,6 @@ score comes first (Lucene's arithmetic, a search in a few postings); then one pa
 it, for all candidates of a query at once and to any depth.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from aqe.config.data import IndexConfig
 from aqe.errors import ArtifactError, InputError
 from aqe.index.analysis import Analyze, query_analyzer
 from aqe.index.shard import Shard, open_shards
-from aqe.rank.impacts import Bag, Scorer, ShardScorer
+from aqe.rank.impacts import Scorer, ShardScorer
 from aqe.rank.ranker import GoldRank, Hit
+from aqe.rank.terms import count_terms
 
 
 class GoldRanker:
@@ -28,17 +28,13 @@ class GoldRanker:
         self._parts = parts
         self._analyze = analyze
 
-    def _bag(self, text: str) -> Bag:
-        return frozenset(Counter(self._analyze(text)).items())
-
     def gold_ranks(self, texts: Sequence[str], relevant: Sequence[str]) -> list[GoldRank]:
         docids = sorted(set(relevant), key=str.encode)
-        bags = [self._bag(text) for text in texts]
-        # Two candidates that say the same in another order are one text for BM25.
-        unique = list(dict.fromkeys(bags))
-        scores = np.full((len(unique), len(docids)), np.nan, np.float32)
+        asked, places = count_terms([self._analyze(text) for text in texts])
+        different = asked.counts.shape[1]
+        scores = np.full((different, len(docids)), np.nan, np.float32)
         for part in self._parts:
-            found = part.scores(unique, docids)
+            found = part.scores(asked, docids)
             scores = np.where(np.isnan(scores), found, scores)
         missing = [docid for i, docid in enumerate(docids) if np.isnan(scores[:, i]).any()]
         if missing:
@@ -49,16 +45,13 @@ class GoldRanker:
         # argmax takes the first of equals, which has the smallest docid.
         best = scores.argmax(axis=1)
         golds = [(float(scores[i, at]), docids[at]) for i, at in enumerate(best)]
-        before = sum((part.counts(unique, golds) for part in self._parts), np.zeros(len(unique), np.int64))
-        found_of = {
-            bag: GoldRank(docid, 1 + int(count), score)
-            for bag, (score, docid), count in zip(unique, golds, before, strict=True)
-        }
-        return [found_of[bag] for bag in bags]
+        before = sum((part.counts(asked, golds) for part in self._parts), np.zeros(different, np.int64))
+        ranks = [GoldRank(docid, 1 + int(count), score) for (score, docid), count in zip(golds, before, strict=True)]
+        return [ranks[place] for place in places]
 
     def search(self, text: str, k: int) -> list[Hit]:
-        bag = self._bag(text)
-        hits = [hit for part in self._parts for hit in part.search(bag, k)]
+        asked, _ = count_terms([self._analyze(text)])
+        hits = [hit for part in self._parts for hit in part.search(asked, k)]
         return sorted(hits, key=lambda hit: (-hit.score, hit.docid.encode()))[:k]
 
 

@@ -14,9 +14,8 @@ from aqe.rank import kernel, lookup
 from aqe.rank.bm25 import F32, Collection, idf, inverse_norms, saturation
 from aqe.rank.plan import Texts, slack
 from aqe.rank.ranker import Hit
+from aqe.rank.terms import TermCounts
 
-#: A text as its terms, each with how often it occurs: all that BM25 knows of it.
-Bag = frozenset[tuple[str, int]]
 #: Texts of one counting pass, at most: all the candidates of a query.
 TEXTS = 128
 
@@ -24,16 +23,16 @@ TEXTS = 128
 class Scorer(Protocol):
     """A part of the corpus, here or on another machine. Counts of the parts add up to exact ranks."""
 
-    def scores(self, bags: Sequence[Bag], docids: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Lucene's score of each passage for each text, (bags, docids); NaN where the passage is not in this part."""
+    def scores(self, asked: TermCounts, docids: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Lucene's score of each passage for each text, (L, docids); NaN where the passage is not in this part."""
         ...
 
-    def counts(self, bags: Sequence[Bag], golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
-        """Passages of this part that stand before (score, docid), one of them a bag: (bags,)."""
+    def counts(self, asked: TermCounts, golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
+        """Passages of this part that stand before (score, docid), one of them a text: (L,)."""
         ...
 
-    def search(self, bag: Bag, k: int) -> list[Hit]:
-        """The k best passages of this part, by score descending, then docid."""
+    def search(self, asked: TermCounts, k: int) -> list[Hit]:
+        """The k best passages of this part for the first text, by score descending, then docid."""
         ...
 
 
@@ -58,8 +57,6 @@ class ShardScorer:
         )
         # Vocabularies reach millions: they stay on the mapped pages, and only what is asked for is remembered.
         self.term = lru_cache(maxsize=1 << 16)(self._find_term)
-        # Scores are asked first, then counts of the same texts.
-        self._weights = lru_cache(maxsize=16)(self._make_weights)
         self._local = threading.local()
 
     @property
@@ -82,50 +79,40 @@ class ShardScorer:
     def _has(self, docid: str, place: int) -> bool:
         return place < self.num_passages and self.shard.docid(place) == docid
 
-    def _make_weights(self, bags: tuple[Bag, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Terms of all the bags that this shard has, (T,) ascending, and the weight of each in each bag, (T, bags)."""
-        words: dict[str, int] = {}
-        for bag in bags:
-            for word, _ in bag:
-                words.setdefault(word, len(words))
-        boosts = np.zeros((len(words), len(bags)), F32)
-        flat = memoryview(boosts.reshape(-1))
-        for i, bag in enumerate(bags):
-            for word, times in bag:
-                flat[words[word] * len(bags) + i] = times
-        terms = np.array([self.term(word) for word in words], np.int64)
-        # In their own order: sums must not depend on that of a set.
-        order = np.argsort(terms)[np.count_nonzero(terms < 0) :]
-        return terms[order], boosts[order] * self._idf[terms[order]][:, None]
+    def weights(self, asked: TermCounts) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Terms of all the texts that this shard has, (T,) ascending, and the weight of each in each text, (T, L)."""
+        known = getattr(self._local, "known", None)
+        # Scores are asked first, then counts of the same texts.
+        if known is None or known[0] is not asked:
+            terms = np.array([self.term(word) for word in asked.words], np.int64)
+            # In their own order: sums must not depend on that of the words.
+            order = np.argsort(terms)[np.count_nonzero(terms < 0) :]
+            terms = terms[order]
+            known = self._local.known = asked, terms, asked.counts[order] * self._idf[terms][:, None]
+        return known[1], known[2]
 
-    def scores(self, bags: Sequence[Bag], docids: Sequence[str]) -> npt.NDArray[np.float32]:
+    def scores(self, asked: TermCounts, docids: Sequence[str]) -> npt.NDArray[np.float32]:
         places = [self._place(docid) for docid in docids]
         here = [i for i, docid in enumerate(docids) if self._has(docid, places[i])]
-        found = np.full((len(bags), len(docids)), np.nan, F32)
+        found = np.full((asked.counts.shape[1], len(docids)), np.nan, F32)
         if here:
-            out = np.zeros((len(bags), len(here)), F32)
-            terms, weights = self._weights(tuple(bags))
+            out = np.zeros((len(found), len(here)), F32)
+            terms, weights = self.weights(asked)
             lookup.score(self._postings, terms, weights, np.array([places[i] for i in here], np.int64), out)
             found[:, here] = out
         return found
 
-    def counts(self, bags: Sequence[Bag], golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
-        starts = range(0, len(bags), TEXTS)
-        parts = [self._count(bags[start : start + TEXTS], golds[start : start + TEXTS]) for start in starts]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def _count(self, bags: Sequence[Bag], golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
-        terms, weights = self._weights(tuple(bags))
+    def counts(self, asked: TermCounts, golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
+        terms, weights = self.weights(asked)
         places = {docid: self._place(docid) for docid in {docid for _, docid in golds}}
-        asked = Texts(
-            *(terms, weights),
-            np.array([score for score, _ in golds], F32),
-            np.array([places[docid] for _, docid in golds], np.int64),
-        )
-        counted: npt.NDArray[np.int64] = kernel.count(
-            self._postings, asked, self.num_passages, self._scratch(len(terms))
-        )
-        return counted
+        scores = np.array([score for score, _ in golds], F32)
+        before = np.array([places[docid] for _, docid in golds], np.int64)
+        found = np.zeros(len(golds), np.int64)
+        for start in range(0, len(golds), TEXTS):
+            part = slice(start, start + TEXTS)
+            texts = Texts(terms, np.ascontiguousarray(weights[:, part]), scores[part], before[part])
+            found[part] = kernel.count(self._postings, texts, self.num_passages, self._scratch(len(terms)))
+        return found
 
     def _scratch(self, terms: int) -> kernel.Scratch:
         scratch: kernel.Scratch | None = getattr(self._local, "scratch", None)
@@ -133,8 +120,8 @@ class ShardScorer:
             scratch = self._local.scratch = kernel.make_scratch(max(4096, 2 * terms), TEXTS)
         return scratch
 
-    def search(self, bag: Bag, k: int) -> list[Hit]:
-        terms, weights = self._make_weights((bag,))
+    def search(self, asked: TermCounts, k: int) -> list[Hit]:
+        terms, weights = self.weights(asked)
         if not len(terms):
             return []
         near = np.zeros(self.num_passages, F32)

@@ -50,8 +50,8 @@ class Scratch(NamedTuple):
 def make_scratch(terms: int, texts: int) -> Scratch:
     """Room for queries of so many terms and texts."""
     return Scratch(
-        *(_aligned(BLOCK), _aligned(BLOCK)),
-        *(np.zeros(2, np.int64), np.zeros(1, np.int64), np.zeros(FEW, np.int64), np.zeros(FEW, F32)),
+        *(_aligned(BLOCK), _aligned(BLOCK), np.zeros(2, np.int64), np.zeros(1, np.int64), np.zeros(FEW, np.int64)),
+        np.zeros(FEW, F32),
         *(np.zeros(texts, np.int64) for _ in range(2)),
         *(np.zeros(terms, np.int64) for _ in range(6)),
     )

@@ -15,8 +15,9 @@ import ray
 from aqe.config.data import IndexConfig
 from aqe.index.shard import open_shard, shard_paths
 from aqe.rank.gold import check_analyzer
-from aqe.rank.impacts import Bag, ShardScorer
+from aqe.rank.impacts import ShardScorer
 from aqe.rank.ranker import Hit
+from aqe.rank.terms import TermCounts
 
 
 def spread_shards(directory: Path, config: IndexConfig) -> "SpreadScorer":
@@ -49,17 +50,17 @@ class SpreadScorer:
     def __init__(self, actors: Sequence[Any]) -> None:
         self.actors = actors
 
-    def scores(self, bags: Sequence[Bag], docids: Sequence[str]) -> npt.NDArray[np.float32]:
-        found: list[npt.NDArray[np.float32]] = ray.get([shard.scores.remote(bags, docids) for shard in self.actors])
+    def scores(self, asked: TermCounts, docids: Sequence[str]) -> npt.NDArray[np.float32]:
+        found: list[npt.NDArray[np.float32]] = ray.get([shard.scores.remote(asked, docids) for shard in self.actors])
         # A passage lies in one shard; the others do not know it (NaN).
         best: npt.NDArray[np.float32] = np.fmax.reduce(found)
         return best
 
-    def counts(self, bags: Sequence[Bag], golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
-        counts: list[npt.NDArray[np.int64]] = ray.get([shard.counts.remote(bags, golds) for shard in self.actors])
+    def counts(self, asked: TermCounts, golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
+        counts: list[npt.NDArray[np.int64]] = ray.get([shard.counts.remote(asked, golds) for shard in self.actors])
         total: npt.NDArray[np.int64] = np.sum(counts, axis=0)
         return total
 
-    def search(self, bag: Bag, k: int) -> list[Hit]:
-        hits = ray.get([shard.search.remote(bag, k) for shard in self.actors])
+    def search(self, asked: TermCounts, k: int) -> list[Hit]:
+        hits = ray.get([shard.search.remote(asked, k) for shard in self.actors])
         return sorted((hit for found in hits for hit in found), key=lambda hit: (-hit.score, hit.docid.encode()))[:k]
