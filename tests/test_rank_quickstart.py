@@ -1,4 +1,4 @@
-"""The quickstart's ranks are the reference engine's: every candidate of every training query, docid, rank and score."""
+"""Both engines on the quickstart: every candidate of every training query, docid, rank and score."""
 
 import json
 import os
@@ -26,19 +26,20 @@ def parent(directory, stage):
     return next(run / name for name in manifest(directory)["parents"] if name.startswith(stage))
 settings = manifest(ranked)["config"]
 samples, qrels = parent(ranked, "sample_train"), parent(ranked, "judge_queries")
-index = parent(parent(ranked, "build_impacts"), "build_index")
+impacts = parent(ranked, "build_impacts")
 queries = parent(samples, "queries")
 rows = rank_rows(
     pq.read_table(queries / "train.parquet"), pq.read_table(qrels / "qrels.parquet"), pq.read_table(samples / "data")
 )
-config = RankConfig(engine="lucene", query_weight=settings["query_weight"], distinct_words=settings["distinct_words"])
 index_config = IndexConfig(k1=settings["k1"], b=settings["b"])
-reference = RankWorker(ranker_source(config, index, index_config), "test")(rows)
-assert not reference.dead, reference.dead[:3]
-key = [("qid", "ascending"), ("sample_idx", "ascending")]
-columns = ["qid", "sample_idx", "gold_docid", "gold_rank", "score"]
-ours = pq.read_table(ranked / "data").select(columns).sort_by(key).to_pylist()
-theirs = reference.data.select(columns).sort_by(key).to_pylist()
+def ranks(engine, index):
+    config = RankConfig(
+        engine=engine, query_weight=settings["query_weight"], distinct_words=settings["distinct_words"]
+    )
+    result = RankWorker(ranker_source(config, index, index_config), "test")(rows)
+    assert not result.dead, result.dead[:3]
+    return result.data.to_pylist()
+ours, theirs = ranks("impacts", impacts), ranks("lucene", parent(impacts, "build_index"))
 differ = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
 print(json.dumps({"compared": len(ours), "differ": differ[:5]}))
 """
