@@ -87,7 +87,7 @@ def find(p: Postings, term: Any, doc: Any) -> Any:
 
 @compiled
 def score(p: Postings, terms: Any, weights: Any, docs: Any, out: Any) -> Any:
-    """Lucene's float32 score of passages for each lane: weights (T, L) -> out (L, len(docs)), 0 where none match."""
+    """Lucene's float32 score of passages for each text: weights (T, L) -> out (L, len(docs)), 0 where none match."""
     lanes = weights.shape[1]
     sums = np.zeros(lanes, F64)
     for d in range(len(docs)):
