@@ -1,66 +1,102 @@
-"""The aligned expander as a Ray Serve application: `serve run serve.app:build model=PATH`."""
+"""The aligned expander as a Ray Serve application: `serve run serve.app:build model=PATH`, or `serve/config.yaml`.
 
-from typing import Any
+One deployment takes requests and holds the engine, so that a request crosses no process of Python's but its replica's.
+Where an index is mounted, a second one searches it on CPUs.
+"""
 
-from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, Field
+from typing import Any, cast
+
 from ray import serve
+from ray.exceptions import RayTaskError
+from ray.serve.context import _get_global_client
 
-from aqe.errors import AqeError
-from aqe.expand.expander import Expander
-
-api = FastAPI(title="aqe", description="One expansion of a search query, from a model aligned with BM25's ranks.")
-
-
-class Settings(BaseModel):
-    """Arguments of the application."""
-
-    model: str = "package:smollm2-135m-instruct"
-    """An aligned model's directory, a hub id, or `package:NAME`."""
+from aqe.config.serve import SearchConfig, ServeConfig
+from serve.keys import check_exposure, load_keys
 
 
-class ExpandRequest(BaseModel):
-    """A query to expand."""
+@serve.deployment(
+    # Waiting is the guard's to bound: it answers 503 whatever proxy stands before the replica.
+    max_ongoing_requests=1024,
+    health_check_period_s=5,
+    health_check_timeout_s=30,
+    graceful_shutdown_timeout_s=60,
+    # A replacement starts before its predecessor goes.
+    max_surge_percent=100,
+    ray_actor_options={"num_cpus": 1},
+)
+@serve.ingress()
+class Expander:
+    """HTTP and the engine."""
 
-    query: str = Field(min_length=1, max_length=4_000)
+    # The engine belongs to the event loop that it is made on.
+    async def __init__(self, config: ServeConfig, searcher: Any = None) -> None:  # type: ignore[misc]
+        from serve.service import ExpandService
+
+        self._keys = load_keys(config.keys_file)
+        self._config = config
+        self._searcher = _Remote(searcher) if searcher else None
+        self._service = await ExpandService.open(config)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        from serve.guard import Guard
+        from serve.routes import make_api
+
+        return Guard(make_api(self._service, self._searcher), self._keys, self._config.limits)
+
+    async def check_health(self) -> None:
+        """Ray replaces a replica that raises here."""
+        await self._service.check()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_service"):
+            self._service.engine.close()
 
 
-class ExpandResponse(BaseModel):
-    """Its expansion, and the composed query to search."""
+@serve.deployment(max_ongoing_requests=64, max_surge_percent=100, ray_actor_options={"num_cpus": 0.5})
+class Search:
+    """The index. A deployment of its own: it needs memory and CPUs where the expander needs a GPU."""
 
-    query: str
-    expansion: str
-    composed: str
-    finish_reason: str
-    num_tokens: int
-    milliseconds: float
+    def __init__(self, config: SearchConfig) -> None:
+        from serve.search import Searcher
+
+        self._searcher = Searcher(config)
+
+    async def search(self, *args: Any) -> dict[str, Any]:
+        """See `Searcher.search`."""
+        return await self._searcher.search(*args)
+
+    async def examples(self) -> list[dict[str, Any]]:
+        """See `Searcher.examples`."""
+        return await self._searcher.examples()
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 1})
-@serve.ingress(api)
-class ExpanderService:
-    """Loads the model once and answers one query after another."""
+class _Remote:
+    """`serve.search.Searcher` on another process."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._expander = Expander.load(settings.model)
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
 
-    @api.post("/v1/expand")
-    def expand(self, request: ExpandRequest) -> ExpandResponse:
-        """One greedy expansion."""
+    async def search(self, *args: Any) -> Any:
         try:
-            made = self._expander.expand(request.query)
-        except AqeError as error:
-            raise HTTPException(422, str(error)) from None
-        return ExpandResponse(
-            query=made.query,
-            expansion=made.text,
-            composed=made.composed,
-            finish_reason=made.finish_reason,
-            num_tokens=made.num_tokens,
-            milliseconds=made.milliseconds,
-        )
+            return await self._handle.search.remote(*args)
+        except RayTaskError as error:
+            # Ray's own message is a traceback.
+            raise error.cause from None
+
+    async def examples(self) -> Any:
+        return await self._handle.examples.remote()
 
 
-def build(settings: Settings) -> Any:
-    """The application, for `serve run` and `serve deploy`."""
-    return ExpanderService.bind(settings)  # type: ignore[attr-defined]  # the decorator adds it
+def _address() -> str:
+    """Where the proxies listen. Ray has no public way to ask."""
+    return str(_get_global_client().http_config.host)
+
+
+def build(config: ServeConfig) -> Any:
+    """The application, for `serve run` and `serve deploy`.
+
+    Raises ConfigError when others than this machine could use it without a key.
+    """
+    check_exposure(_address(), load_keys(config.keys_file))
+    expander, search = cast(Any, Expander), cast(Any, Search)  # Deployments: the decorators are not typed.
+    return expander.bind(config, search.bind(config.search) if config.search else None)

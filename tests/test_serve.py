@@ -1,47 +1,52 @@
-"""The expander behind HTTP answers as the Expander does in Python."""
+"""The application on Ray Serve's own proxy with the transformers engine, and what it refuses to do."""
 
-import json
-import socket
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
+import httpx
+import pytest
+
+from aqe.config.serve import ServeConfig
+from aqe.errors import ConfigError
 from aqe.expand.expander import Expander
-from aqe.expand.settings import ExpanderSettings
-from aqe.sample.prompts import resolve
-from serve.app import Settings, build
-from tests import tiny_model
+from cluster.local.ray_head import free_ports
+from serve.app import build
+from tests.serve_tools import KEY, aligned
 
 
-def post(url: str, body: Any) -> tuple[int, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def test_expand_over_http(ray_cluster: None, tmp_path: Path) -> None:
+def test_expand_over_http(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray import serve
 
-    model = tiny_model.save(tmp_path / "model")
-    ExpanderSettings(prompt=resolve("passage"), query_weight=2, max_tokens=8).write(model)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    monkeypatch.delenv("AQE_API_KEYS", raising=False)
+    model = aligned(tmp_path)
+    (port,) = free_ports(1)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
-        serve.run(build(Settings(model=str(model))))
-        url = f"http://127.0.0.1:{port}/v1/expand"
-        expected = Expander.load(model).expand("who wrote carmen?")
-        status, answer = post(url, {"query": "who wrote carmen?"})
-        assert status == 200
-        assert (answer["expansion"], answer["composed"]) == (expected.text, expected.composed)
-        assert answer["num_tokens"] == expected.num_tokens
-        assert post(url, {"query": ""})[0] == 422
-        assert post(url, {"query": "   "})[0] == 422
-        assert post(url, {"text": "x"})[0] == 422
+        config = ServeConfig.model_validate({"model": str(model), "engine": {"name": "transformers"}})
+        serve.run(build(config))
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            expander = Expander.load(model)
+            for query in ("who wrote carmen?", "gold ring"):
+                answer = http.post("/v1/expand", json={"query": query})
+                assert answer.status_code == 200 and answer.json()["composed"] == expander.expand(query).composed
+            assert http.get("/readyz").json() == {"status": "ok"}
+            assert http.post("/v1/expand", json={"query": " "}).status_code == 422
+            assert http.post("/v1/expand", content=b"x" * 10_000_000).status_code == 413
+            assert http.get("/docs").status_code == 200
+    finally:
+        serve.shutdown()
+
+
+def test_no_start_beyond_this_machine_without_keys(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import serve
+
+    monkeypatch.delenv("AQE_API_KEYS", raising=False)
+    serve.start(http_options={"host": "0.0.0.0", "port": free_ports(1)[0]})
+    try:
+        with pytest.raises(ConfigError, match=r"0\.0\.0\.0.*no API key"):
+            build(ServeConfig())
+        (tmp_path / "keys").write_text(KEY)
+        build(ServeConfig(keys_file=tmp_path / "keys"))
     finally:
         serve.shutdown()

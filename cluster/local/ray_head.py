@@ -14,13 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 START_SECONDS = 180
+#: HAProxy's files lie in /tmp for all users of a machine, unless told otherwise.
+_HAPROXY_FILES = {
+    "CONFIG_FILE_LOC": "/haproxy.cfg",
+    "SOCKET_PATH": "/admin.sock",
+    "SERVER_STATE_BASE": "",
+    "SERVER_STATE_FILE": "/server-state",
+}
 #: Loaded here: nothing may be loaded between fork and exec.
 _LIBC = ctypes.CDLL(None)
 
@@ -86,8 +93,8 @@ def _stop(process: subprocess.Popen[bytes], directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def ray_head() -> Iterator[Head]:
-    """Start a head node with a dashboard on loopback, yield it, stop it."""
+def ray_head(more_env: Mapping[str, str] | None = None) -> Iterator[Head]:
+    """Start a head node with a dashboard on loopback, yield it, stop it. `more_env` is set for it and its clients."""
     # Ray's sockets lie below this directory, and a socket's path may have 107 characters: not below a long TMPDIR.
     directory = Path(tempfile.mkdtemp(prefix="aqe-", dir="/tmp"))
     token = directory / "token"
@@ -102,6 +109,8 @@ def ray_head() -> Iterator[Head]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_start_wait_time_s": str(START_SECONDS),
         "RAY_agent_register_timeout_ms": str(START_SECONDS * 1000),
+        **{f"RAY_SERVE_HAPROXY_{key}": f"{directory}/haproxy{name}" for key, name in _HAPROXY_FILES.items()},
+        **(more_env or {}),
     }
     ray = str(Path(sys.executable).parent / "ray")
     command = [

@@ -1,34 +1,100 @@
 """Serve the newest aligned model of this machine, or the bundled base model, on http://127.0.0.1:8000.
 
 usage: python -m cluster.local.serve [MODEL]
+
+The deployment is serve/smoke.yaml, with the model and, where its run has made them, the index, the corpus and the test
+queries.
 """
 
+import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from cluster.local.ray_head import ray_head
+import yaml
+
+from cluster.local.ray_head import Head, free_ports, ray_head
 
 ROOT = Path(__file__).parents[2]
 
 
-def newest_model() -> str:
+def newest_model() -> str | None:
     """The model that was aligned last below runs/, RSFT+DPO before the others."""
     found = sorted(
         ROOT.glob("runs/*/align_*/manifest.json"), key=lambda p: ("align_rsft_dpo" in str(p), p.stat().st_mtime)
     )
-    return str(found[-1].parent / "model") if found else "package:smollm2-135m-instruct"
+    return str(found[-1].parent / "model") if found else None
+
+
+def _newest(run: Path, stage: str) -> Path | None:
+    found = sorted(run.glob(f"{stage}-*/manifest.json"), key=lambda p: p.stat().st_mtime)
+    return found[-1].parent if found else None
+
+
+def search_args(run: Path) -> dict[str, Any] | None:
+    """The argument `search` for a run's own index, passages and test queries; None where it has no index."""
+    impacts, corpus, queries = (_newest(run, stage) for stage in ("build_impacts", "corpus", "queries"))
+    if impacts is None:
+        return None
+    args: dict[str, Any] = {"impacts": str(impacts)}
+    language = json.loads((impacts / "manifest.json").read_text())["config"]["language"]
+    args["index"] = {"language": language}
+    if corpus:
+        args["corpus"] = str(corpus)
+    if queries and (queries / "test.parquet").exists():
+        args["queries"] = str(queries / "test.parquet")
+        args["qrels"] = [str(path) for path in sorted(run.glob("judge_queries-*/qrels.parquet"))]
+    return args
+
+
+def deployment(model: str | None) -> dict[str, Any]:
+    """serve/smoke.yaml with this machine's paths."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "serve" / "smoke.yaml").read_text())
+    app = config["applications"][0]
+    app["runtime_env"] = {"working_dir": f"local://{ROOT}", "env_vars": {"PYTHONPATH": "platform"}}
+    if model:
+        app["args"]["model"] = model
+        path = Path(model).absolute()
+        if path.is_dir() and (search := search_args(path.parents[1])):
+            app["args"]["search"] = search
+    if "search" not in app["args"]:
+        app["deployments"] = [d for d in app["deployments"] if d["name"] != "Search"]
+    return config
+
+
+def proxy_env() -> dict[str, str]:
+    """serve/proxy.env, and ports and files of one's own: HAProxy's defaults would meet another user's."""
+    lines = (ROOT / "serve" / "proxy.env").read_text().splitlines()
+    env = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    metrics, stats = free_ports(2)
+    return env | {"RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics), "RAY_SERVE_HAPROXY_STATS_PORT": str(stats)}
+
+
+def serve_on(head: Head, config: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """`serve run` of a deployment on a head that was started with `proxy_env`."""
+    file = head.directory / "serve.yaml"
+    file.write_text(yaml.safe_dump(config))
+    env = {**head.env, "RAY_ADDRESS": head.gcs}
+    return subprocess.Popen([str(Path(sys.executable).parent / "serve"), "run", str(file)], cwd=head.directory, env=env)
 
 
 def main() -> int:
     """Exit code of `serve run`."""
     model = sys.argv[1] if len(sys.argv) > 1 else newest_model()
-    print(f"Serving {model} on http://127.0.0.1:8000 (try /docs, POST /v1/expand); Ctrl-C stops it.", flush=True)
-    with ray_head() as head:
-        # `serve run` joins this Ray; the workers find the code through the path that it was given.
-        env = {**head.env, "RAY_ADDRESS": head.gcs, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}
-        serve = str(Path(sys.executable).parent / "serve")
-        process = subprocess.Popen([serve, "run", "serve.app:build", f"model={model}"], cwd=head.directory, env=env)
+    config = deployment(model)
+    host, port = config["http_options"]["host"], config["http_options"]["port"]
+    with socket.socket() as probe:
+        if probe.connect_ex((host, port)) == 0:
+            print(f"Something listens on {host}:{port} already. Stop it first.", file=sys.stderr)
+            return 2
+    if model is None:
+        print("No aligned model below runs/: this is the base model, which nobody has taught to expand (make demo).")
+    print(f"Serving {config['applications'][0]['args']['model']} in about a minute: http://{host}:{port} is the page,")
+    print(f"http://{host}:{port}/docs the API. Ctrl-C stops it.", flush=True)
+    with ray_head(proxy_env()) as head:
+        process = serve_on(head, config)
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from aqe.config.data import IndexConfig
 from aqe.errors import ArtifactError, InputError
@@ -16,7 +17,7 @@ from aqe.index.analysis import Analyze, query_analyzer
 from aqe.index.shard import Shard, open_shards
 from aqe.rank.impacts import Scorer, ShardScorer
 from aqe.rank.ranker import GoldRank, Hit
-from aqe.rank.terms import count_terms
+from aqe.rank.terms import TermCounts, count_terms
 
 
 class GoldRanker:
@@ -53,6 +54,19 @@ class GoldRanker:
         asked, _ = count_terms([self._analyze(text)])
         hits = [hit for part in self._parts for hit in part.search(asked, k)]
         return sorted(hits, key=lambda hit: (-hit.score, hit.docid.encode()))[:k]
+
+    def contributions(self, text: str, docids: Sequence[str]) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+        """Terms of the text, and what each gives each passage's score: (terms, docids), 0 where it does not occur.
+
+        Lucene adds these up in float64; a passage that is not in the index gets zeros.
+        """
+        asked, _ = count_terms([self._analyze(text)])
+        # Each term as a text of its own, as often as it occurs.
+        alone = TermCounts(asked.words, np.diag(asked.counts[:, 0]).astype(np.float32))
+        scores = np.zeros((len(asked.words), len(docids)), np.float32)
+        for part in self._parts:
+            scores += np.nan_to_num(part.scores(alone, docids))
+        return asked.words, scores
 
 
 def open_gold_ranker(directory: Path, config: IndexConfig) -> GoldRanker:

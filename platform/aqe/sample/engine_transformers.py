@@ -109,6 +109,12 @@ class TransformersEngine:
         """The newest beginning that prompts shared, and its cache."""
         self._windowed = False
 
+    def with_sampling(self, sampling: Sampling) -> "TransformersEngine":
+        """The same weights, decoded otherwise."""
+        other = copy.copy(self)
+        other.sampling = sampling
+        return other
+
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         """See `Engine.generate`. Draws depend on a request's seed, candidate and step alone."""

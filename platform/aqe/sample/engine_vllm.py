@@ -26,37 +26,44 @@ def vllm_env(config: EngineConfig, use_gpu: bool) -> dict[str, str]:
     return env
 
 
+def vllm_options(model_path: str, config: EngineConfig) -> dict[str, Any]:
+    """Arguments of vLLM's engines, for batches and for serving."""
+    from transformers import AutoConfig
+    from vllm.platforms import current_platform
+
+    # vLLM refuses more than the model was made for.
+    text_config = AutoConfig.from_pretrained(model_path).get_text_config()
+    longest = getattr(text_config, "max_position_embeddings", None)
+    on_cpu = current_platform.is_cpu()
+    options: dict[str, Any] = {
+        "model": model_path,
+        "dtype": config.precision(use_gpu=not on_cpu),
+        "max_model_len": config.max_model_len if longest is None else min(config.max_model_len, longest),
+        "max_num_seqs": config.max_batch,
+        # torch.compile pays on a CPU only after some 100,000 tokens.
+        "enforce_eager": on_cpu,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "seed": 0,
+    }
+    if on_cpu:
+        # A prompt split over steps rewinds its generator's offset, which CPU generators do not have (RuntimeError).
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, config.max_model_len)}
+        # Only whole blocks of a prompt are shared between its candidates; the CPU's default of 128 tokens is longer
+        # than most prompts.
+        options["block_size"] = 32
+    return options | config.extra
+
+
 class VllmEngine:
     """Implements `aqe.sample.engine.Engine`."""
 
     name = "vllm"
 
     def __init__(self, model_path: str, config: EngineConfig, sampling: Sampling) -> None:
-        from transformers import AutoConfig
         from vllm import LLM
-        from vllm.platforms import current_platform
 
-        # vLLM refuses more than the model was made for.
-        text_config = AutoConfig.from_pretrained(model_path).get_text_config()
-        longest = getattr(text_config, "max_position_embeddings", None)
-        on_cpu = current_platform.is_cpu()
-        options: dict[str, Any] = {
-            "dtype": config.precision(use_gpu=not on_cpu),
-            "max_model_len": config.max_model_len if longest is None else min(config.max_model_len, longest),
-            "max_num_seqs": config.max_batch,
-            # torch.compile pays on a CPU only after some 100,000 tokens.
-            "enforce_eager": on_cpu,
-            "enable_prefix_caching": True,
-            "disable_log_stats": True,
-            "seed": 0,
-        }
-        if on_cpu:
-            # A prompt split over steps rewinds its generator's offset, which CPU generators do not have (RuntimeError).
-            options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, config.max_model_len)}
-            # Only whole blocks of a prompt are shared between its candidates; the CPU's default of 128 tokens is longer
-            # than most prompts.
-            options["block_size"] = 32
-        self._llm = LLM(model=model_path, **(options | config.extra))
+        self._llm = LLM(**vllm_options(model_path, config))
         self._sampling = sampling
         self._max_prompt = self._llm.model_config.max_model_len - sampling.max_tokens
 

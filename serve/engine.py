@@ -1,0 +1,87 @@
+"""What a serving engine is: many requests at once, each a stream of pieces of text."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from aqe.config.sample import EngineConfig
+from aqe.errors import AqeError, InputError
+from aqe.expand.recipe import Recipe
+
+Reason = Literal["stop", "length"]
+#: Seconds after which a refused request can be sent again.
+RETRY_AFTER_S = 1
+
+
+class EngineStopped(AqeError):
+    """The engine is dead or makes no progress. The replica is replaced; the request can be sent again."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How one request is continued. `temperature` 0 is greedy."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Newly made text and its number of tokens; the last piece of a request has a finish reason."""
+
+    text: str
+    tokens: int
+    finish_reason: Reason | None = None
+
+
+class ServingEngine(Protocol):
+    """One model in one replica."""
+
+    name: str
+    max_model_len: int
+
+    def stream(self, prompt: str, decoding: Decoding, whole: bool) -> AsyncGenerator[Piece]:
+        """Continue a prompt (text, the special tokens of its chat template included). Closing it ends the work.
+
+        `whole` asks for one piece: handing on every token costs time.
+        Raises InputError when the prompt is too long, EngineStopped when the engine is dead.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Raises EngineStopped when the engine cannot answer any more."""
+        ...
+
+    def close(self) -> None:
+        """End it and its processes."""
+        ...
+
+
+async def open_engine(recipe: Recipe, config: EngineConfig) -> ServingEngine:
+    """Load the weights into the engine that the configuration or the machine asks for."""
+    import torch
+
+    from aqe.sample.engine import choose_engine
+
+    if choose_engine(config, torch.cuda.is_available()) == "vllm":
+        from serve.engine_vllm import VllmServing
+
+        return VllmServing(recipe, config)
+    from serve.engine_transformers import TransformersServing
+
+    return TransformersServing(recipe, config)
+
+
+def check_length(prompt_tokens: int, decoding: Decoding, max_model_len: int) -> None:
+    """InputError when prompt and expansion together are longer than the model can be."""
+    if prompt_tokens == 0:
+        raise InputError("the prompt is empty")
+    if prompt_tokens + decoding.max_tokens > max_model_len:
+        raise InputError(
+            f"the prompt has {prompt_tokens} tokens; with max_tokens {decoding.max_tokens} that is more than the "
+            f"{max_model_len} that the model is served with. Shorten the query, or ask for fewer tokens."
+        )

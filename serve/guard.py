@@ -1,0 +1,183 @@
+"""What stands between the network and the service: keys, limits, time, and the headers of a careful answer.
+
+Plain ASGI, because a framework's middleware of its own costs a task and a copy for each request.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from typing import Any
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from starlette.exceptions import HTTPException
+
+from aqe.config.serve import LimitsConfig
+from aqe.observe import metrics
+from serve.engine import RETRY_AFTER_S
+from serve.keys import Keys
+from serve.schemas import error
+
+log = logging.getLogger("ray.serve")
+
+#: Routes that anybody may see: they reveal nothing and start no work.
+OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico")
+PAGE = "/page/"
+#: Of the page and of answers alike. The OpenAPI page loads its viewer from elsewhere; see `app.docs`.
+HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    # A page of one version must not meet the script of another.
+    "cache-control": "no-cache",
+}
+_LOOPBACK = ("127.0.0.1", "::1")
+
+
+class TooLarge(HTTPException):
+    """A request's body is longer than allowed. Raised where the application reads it, so in a form that it knows."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(413, f"The request's body is longer than {most} bytes.")
+
+
+class Refused(Exception):
+    """An answer of 400 or more, before the application has seen the request."""
+
+    def __init__(self, code: int, kind: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.code, self.kind, self.message, self.headers = code, kind, message, headers
+
+
+class Guard:
+    """Wraps an ASGI application."""
+
+    def __init__(self, app: Any, keys: Keys, limits: LimitsConfig) -> None:
+        self._app = app
+        self._keys = keys
+        self._limits = limits
+        self._rate = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._item = RateLimitItemPerMinute(limits.requests_per_minute) if limits.requests_per_minute else None
+        self._in_flight = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        answer = _Answer(send)
+        open_route = scope["path"] in OPEN or scope["path"].startswith(PAGE)
+        try:
+            if open_route:
+                await self._app(scope, receive, answer.send)
+            else:
+                await self._guarded(scope, receive, answer)
+        except Refused as refused:
+            await answer.refuse(refused)
+        except Exception:
+            # The application has answered already.
+            log.exception("request failed")
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            metrics.add(metrics.REQUESTS, 1, route=route, code=str(answer.code))
+            if not open_route:
+                metrics.seconds(metrics.LATENCY, time.perf_counter() - started, route=route)
+
+    async def _guarded(self, scope: Any, receive: Any, answer: "_Answer") -> None:
+        headers = dict(scope["headers"])
+        caller = self._caller(headers, scope)
+        if self._item and not await self._rate.hit(self._item, caller):
+            window = await self._rate.get_window_stats(self._item, caller)
+            wait = str(max(1, round(window.reset_time - time.time())))
+            message = f"More than {self._limits.requests_per_minute} requests in a minute. Wait {wait} seconds."
+            raise Refused(429, "rate_limit_exceeded", message, **{"retry-after": wait})
+        if self._in_flight >= self._limits.max_in_flight:
+            raise _unavailable("The service has all the work that it can take. Send the request again.")
+        self._in_flight += 1
+        metrics.level(metrics.IN_FLIGHT, self._in_flight)
+        try:
+            await self._timed(scope, _limited(receive, headers, self._limits.max_body_bytes), answer)
+        finally:
+            self._in_flight -= 1
+            metrics.level(metrics.IN_FLIGHT, self._in_flight)
+
+    def _caller(self, headers: dict[bytes, bytes], scope: Any) -> str:
+        """Whose request it is, by key or by address. Refuses strangers."""
+        address = (scope.get("client") or ("unknown",))[0]
+        if not self._keys:
+            if address not in _LOOPBACK:
+                raise Refused(403, "forbidden", "This service has no API keys and answers its own machine only.")
+            return str(address)
+        scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        name = self._keys.name(key.strip()) if scheme.lower() == "bearer" else None
+        if name is None:
+            message = "Send a valid API key: Authorization: Bearer KEY."
+            raise Refused(401, "invalid_api_key", message, **{"www-authenticate": "Bearer"})
+        return name
+
+    async def _timed(self, scope: Any, receive: Any, answer: "_Answer") -> None:
+        seconds = self._limits.request_timeout_s
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                # A stream that has begun may go on: its reader sees that it is alive.
+                answer.begun = lambda: None if timer.expired() else timer.reschedule(None)
+                await self._app(scope, receive, answer.send)
+        except TimeoutError:
+            raise Refused(504, "timeout", f"No answer within {seconds:g} seconds.") from None
+
+
+def _unavailable(message: str) -> Refused:
+    return Refused(503, "overloaded", message, **{"retry-after": str(RETRY_AFTER_S)})
+
+
+def _limited(receive: Any, headers: dict[bytes, bytes], most: int) -> Any:
+    """`receive` that ends with TooLarge: at once where the length is told, else when it is reached."""
+    told = headers.get(b"content-length", b"0")
+    if told.isdigit() and int(told) > most:
+        raise Refused(413, "request_too_large", f"The request's body is longer than {most} bytes.")
+    got = 0
+
+    async def limited() -> Any:
+        nonlocal got
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > most:
+            raise TooLarge(most)
+        return message
+
+    return limited
+
+
+class _Answer:
+    """Sends what the application answers, with our headers, and remembers its status."""
+
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self.code = 0
+        self.begun: Any = None
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.code = message["status"]
+            own = {name for name, _ in message["headers"]}
+            extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
+            message = {**message, "headers": [*message["headers"], *extra]}
+            if self.begun:
+                self.begun()
+        await self._send(message)
+
+    async def refuse(self, refused: Refused) -> None:
+        metrics.add(metrics.ERRORS, 1, type=refused.kind)
+        if self.code:
+            return  # Too late to say so: the answer has begun, and ends here.
+        body = json.dumps(error(refused.code, refused.kind, refused.message)).encode()
+        fields = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
+        headers = [(k.encode(), v.encode()) for k, v in fields.items()]
+        await self.send({"type": "http.response.start", "status": refused.code, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})

@@ -1,0 +1,248 @@
+"""HTTP: each route turns a request into a call, and its result or error into an answer."""
+
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from aqe.errors import InputError
+from aqe.observe import metrics
+from serve.completions import ChatRequest, CompletionRequest, Completions, UnknownModel
+from serve.engine import RETRY_AFTER_S, EngineStopped
+from serve.schemas import (
+    ErrorAnswer,
+    Examples,
+    Expanded,
+    ExpandedMany,
+    ExpandMany,
+    ExpandOne,
+    Health,
+    Models,
+    Searched,
+    SearchRequest,
+    error,
+)
+from serve.service import ExpandService
+
+PAGE = Path(__file__).parent / "page"
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorAnswer, "description": about}
+    for code, about in {
+        400: "Not JSON",
+        401: "No valid API key",
+        404: "Not here",
+        413: "The body is too large",
+        422: "Something in the request is wrong; the message says what",
+        429: "Too many requests; wait as Retry-After says",
+        503: "Too much work at the moment; wait as Retry-After says",
+        504: "No answer in time",
+    }.items()
+}
+#: Of the OpenAPI page alone: its viewer writes styles into its elements.
+DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+#: A route answers with JSON, or with server-sent events where `stream` asks for them.
+EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
+STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
+DESCRIPTION = """One expansion of a search query, from a language model that was aligned with BM25's ranks
+(Aligned Query Expansion, arXiv 2507.11042). Search with `composed` in place of the query."""
+
+
+def make_api(service: ExpandService, searcher: Any = None) -> FastAPI:
+    """The application. `searcher` has the methods of `serve.search.Searcher`, here or on another machine."""
+    api = FastAPI(title="aqe", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None, responses=ERRORS)
+    _add_errors(api)
+    _add_expand(api, service)
+    _add_search(api, service, searcher)
+    _add_completions(api, Completions(service))
+    _add_page(api)
+
+    @api.get("/v1/models")
+    async def models() -> Models:
+        """What is served."""
+        return Models(data=[service.describe()])
+
+    @api.get("/healthz")
+    async def healthz() -> Health:
+        """The service answers."""
+        return Health()
+
+    @api.get("/readyz")
+    async def readyz() -> Health:
+        """The engine answers too: 503 when it is dead or stuck."""
+        await service.check()
+        return Health()
+
+    return api
+
+
+def _add_expand(api: FastAPI, service: ExpandService) -> None:
+    @api.post("/v1/expand", response_model=Expanded | ExpandedMany, responses=STREAMS)
+    async def expand(body: ExpandOne | ExpandMany) -> Any:
+        """Expand a query, or several together: search with `composed` in place of the query."""
+        started = time.perf_counter()
+        if isinstance(body, ExpandMany):
+            return await service.expand_many(body, started)
+        if body.stream:
+            return await _events(service.stream(body.query, body, started))
+        return _json(await service.expand(body.query, body, started))
+
+
+def _add_search(api: FastAPI, service: ExpandService, searcher: Any) -> None:
+    @api.post("/v1/search")
+    async def search(body: SearchRequest) -> Searched:
+        """Expand a query, then search with it and without: both lists, and which term brought which passage up."""
+        if searcher is None:
+            raise HTTPException(
+                404, "No index is mounted beside this expander: set `search` in the application's args."
+            )
+        started = time.perf_counter()
+        expanded = await service.expand(body.query, body, started)
+        found = await searcher.search(body.query, expanded.expansion, expanded.composed, body.k, body.gold)
+        found["milliseconds"] |= {
+            "expand": expanded.milliseconds,
+            "total": round((time.perf_counter() - started) * 1000, 3),
+        }
+        return Searched.model_validate({"expanded": expanded, **found})
+
+    @api.get("/v1/examples")
+    async def examples() -> Examples:
+        """Known queries with their relevant passages; none where none were mounted."""
+        return Examples.model_validate({"examples": await searcher.examples() if searcher else []})
+
+
+def _add_completions(api: FastAPI, completions: Completions) -> None:
+    @api.post("/v1/completions", responses=STREAMS)
+    async def complete(body: CompletionRequest) -> Any:
+        """OpenAI's completions: the prompt as it is, not a query."""
+        if body.stream:
+            return await _openai_events(completions.complete_stream(body))
+        return _json(await completions.complete(body))
+
+    @api.post("/v1/chat/completions", responses=STREAMS)
+    async def chat(body: ChatRequest) -> Any:
+        """OpenAI's chat completions, for models that have a chat template."""
+        if body.stream:
+            return await _openai_events(completions.chat_stream(body))
+        return _json(await completions.chat(body))
+
+
+def _add_page(api: FastAPI) -> None:
+    @api.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html", headers={"content-security-policy": DOCS_POLICY})
+
+    # Swagger's viewer from a package, not from a third party's host.
+    api.mount("/page/swagger", StaticFiles(packages=[("fastapi_offline", "static")]))
+    api.mount("/page", StaticFiles(directory=PAGE))
+
+
+def _add_errors(api: FastAPI) -> None:
+    """All errors in one form."""
+
+    def answer(code: int, kind: str, message: str, param: str | None = None) -> JSONResponse:
+        metrics.add(metrics.ERRORS, 1, type=kind)
+        return JSONResponse(error(code, kind, message, param), code)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(request: Request, raised: RequestValidationError) -> Response:
+        problems = raised.errors()
+        if any(problem["type"] == "json_invalid" for problem in problems):
+            return answer(400, "invalid_request_error", "The body is not JSON.")
+        # Of a union's members the one that fits best is meant: that with the fewest complaints comes first.
+        places = [[str(part) for part in problem["loc"][1:]] for problem in problems]
+        said = [f"{'.'.join(place)}: {p['msg']}" for place, p in zip(places, problems, strict=True)]
+        return answer(422, "invalid_request_error", "; ".join(said[:5]), ".".join(places[0]) or None)
+
+    @api.exception_handler(UnknownModel)
+    async def unknown(request: Request, raised: UnknownModel) -> Response:
+        return answer(404, "model_not_found", str(raised), "model")
+
+    @api.exception_handler(InputError)
+    async def wrong(request: Request, raised: InputError) -> Response:
+        return answer(422, "invalid_request_error", str(raised))
+
+    @api.exception_handler(EngineStopped)
+    async def stopped(request: Request, raised: EngineStopped) -> Response:
+        made = answer(503, "overloaded", f"{raised}; another is being started. Send the request again.")
+        made.headers["retry-after"] = str(RETRY_AFTER_S)
+        return made
+
+    @api.exception_handler(Exception)
+    async def failed(request: Request, raised: Exception) -> Response:
+        # The guard logs it; its message could hold what a stranger must not see.
+        return answer(500, "internal_error", "The service has met an error of its own; see its log.")
+
+    @api.exception_handler(HTTPException)
+    async def http(request: Request, raised: HTTPException) -> Response:
+        kind = "not_found" if raised.status_code == 404 else "invalid_request_error"
+        made = answer(raised.status_code, kind, str(raised.detail))
+        made.headers.update(raised.headers or {})
+        return made
+
+
+def _json(made: BaseModel) -> Response:
+    # Pydantic writes it at once; FastAPI would take it apart and check it again first.
+    return Response(made.model_dump_json(), media_type="application/json")
+
+
+async def _stream(events: AsyncGenerator[str]) -> StreamingResponse:
+    """Answers once the first event is there, so that what is wrong before it has a status of its own."""
+    first = await anext(events, None)
+
+    async def body() -> AsyncGenerator[str]:
+        async with aclosing(events):
+            if first is not None:
+                yield first
+            async for event in events:
+                yield event
+
+    return StreamingResponse(body(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def _events(made: AsyncGenerator[str | Expanded]) -> StreamingResponse:
+    async def events() -> AsyncGenerator[str]:
+        begun = False
+        async with aclosing(made):
+            try:
+                async for new in made:
+                    begun = True
+                    if isinstance(new, str):
+                        yield f"event: token\ndata: {json.dumps({'text': new})}\n\n"
+                    else:
+                        yield f"event: done\ndata: {new.model_dump_json()}\n\n"
+            except EngineStopped as stopped:
+                if not begun:
+                    raise
+                yield f"event: error\ndata: {json.dumps(error(503, 'overloaded', str(stopped)))}\n\n"
+
+    return await _stream(events())
+
+
+async def _openai_events(made: AsyncGenerator[Any]) -> StreamingResponse:
+    async def events() -> AsyncGenerator[str]:
+        begun = False
+        async with aclosing(made):
+            try:
+                async for chunk in made:
+                    begun = True
+                    yield f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
+                yield "data: [DONE]\n\n"
+            except EngineStopped as stopped:
+                if not begun:
+                    raise
+                yield f"data: {json.dumps(error(503, 'overloaded', str(stopped)))}\n\n"
+
+    return await _stream(events())
