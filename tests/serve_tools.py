@@ -1,11 +1,14 @@
 """The service in this process: the real routes, guard and engine on a tiny model, without Ray's proxies."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from ray.serve import context
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.config import DeploymentConfig
@@ -16,6 +19,7 @@ from aqe.config.serve import ServeConfig
 from aqe.expand.recipe import load_recipe
 from aqe.expand.settings import ExpanderSettings
 from aqe.sample.prompts import resolve
+from cluster.local.ray_head import free_ports
 from serve.engine_transformers import TransformersServing
 from serve.guard import Guard
 from serve.keys import Keys
@@ -49,6 +53,21 @@ def client(
     # Inside `with` all requests share one event loop, which batches need.
     with replica_context(), TestClient(app, client=(address, 50000), raise_server_exceptions=False) as http:
         yield http
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The address of a real HTTP server."""
+    (port,) = free_ports(1)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    with replica_context():
+        thread.start()
+        while not server.started:
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+        server.should_exit = True
+        thread.join(10)
 
 
 @contextmanager

@@ -1,19 +1,15 @@
 """The service against its own OpenAPI document: no answer that the document does not know, and never a 500."""
 
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 
-from cluster.local.ray_head import free_ports
 from serve.guard import Guard
 from serve.keys import Keys
 from serve.routes import make_api
-from tests.serve_tools import aligned, replica_context, service
+from tests.serve_tools import aligned, listening, service
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: make setup")
 
@@ -21,17 +17,8 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not i
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made = service(aligned(tmp_path_factory.mktemp("fuzz")))
-    (port,) = free_ports(1)
-    app = Guard(make_api(made), Keys(()), made.config.limits)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    with replica_context():
-        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
-    server.should_exit = True
-    thread.join(10)
+    with listening(Guard(make_api(made), Keys(()), made.config.limits)) as url:
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
 OPERATIONS = (

@@ -7,13 +7,22 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from aqe.config.pipeline import PipelineConfig
+from aqe.config.serve import ServeConfig
 
 HEAD = """# Configuration
 
 Every key, its type, its default. A file holds what differs from the defaults; `--set key.path=value` overrides it.
 This page is made by `make docs`.
 
-| key | type | default | |
+"""
+ENDPOINT = """
+## The endpoint
+
+Arguments of the application `serve.app:build`: `args` in `serve/config.yaml`. What is around them there (replicas,
+autoscaling, addresses) is [Ray Serve's](https://docs.ray.io/en/latest/serve/production-guide/config.html).
+
+"""
+TABLE = """| key | type | default | |
 |---|---|---|---|
 """
 
@@ -55,7 +64,8 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "\n".join(dict.fromkeys(rows(PipelineConfig))) + "\n"
+    pipeline, endpoint = ("\n".join(dict.fromkeys(rows(model))) + "\n" for model in (PipelineConfig, ServeConfig))
+    return HEAD + TABLE + pipeline + ENDPOINT + TABLE + endpoint
 
 
 if __name__ == "__main__":
