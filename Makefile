@@ -10,7 +10,7 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank serve clean
+.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank bench-serve serve clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -48,13 +48,16 @@ test-slow: setup  ## the longer tests
 lint: setup  ## ruff and mypy
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy platform/aqe jobs serve cluster tests
 
-bench: setup  ## benchmarks against peers
-	@for f in benchmarks/*.py; do $(PY) $$f || exit 1; done
+bench: setup  ## generation against Hugging Face's own
+	@$(PY) benchmarks/generation.py
 
 bench-rank: setup  ## exact gold ranks against Pyserini, Lucene and bm25s (after make quickstart, make wiki-small)
 	@$(PY) benchmarks/gold_rank.py
 
-serve: setup  ## the expander as an HTTP endpoint on http://127.0.0.1:8000
+bench-serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB of memory; after make quickstart)
+	@$(PY) benchmarks/serve.py
+
+serve: setup  ## the expander as an HTTP endpoint with a page on http://127.0.0.1:8000
 	@$(PY) -m cluster.local.serve
 
 # --excludes only here: the GPU build needs torchvision, torchaudio and triton.

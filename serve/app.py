@@ -4,6 +4,9 @@ One deployment takes requests and holds the engine, so that a request crosses no
 Where an index is mounted, a second one searches it on CPUs.
 """
 
+import asyncio
+import logging
+import os
 from typing import Any, cast
 
 from ray import serve
@@ -11,7 +14,10 @@ from ray.exceptions import RayTaskError
 from ray.serve.context import _get_global_client
 
 from aqe.config.serve import SearchConfig, ServeConfig
+from serve.engine import EngineStopped
 from serve.keys import check_exposure, load_keys
+
+log = logging.getLogger("ray.serve")
 
 
 @serve.deployment(
@@ -36,12 +42,24 @@ class Expander:
         self._config = config
         self._searcher = _Remote(searcher) if searcher else None
         self._service = await ExpandService.open(config)
+        self._ending = asyncio.create_task(self._end_with_the_engine())
 
     def __serve_build_asgi_app__(self) -> Any:
         from serve.guard import Guard
         from serve.routes import make_api
 
         return Guard(make_api(self._service, self._searcher), self._keys, self._config.limits)
+
+    async def _end_with_the_engine(self) -> None:
+        """A replica whose engine's process is gone ends at once: three failed health checks would take too long, and
+        until then the proxy would send it more than others get, because it answers quickest."""
+        while True:
+            await asyncio.sleep(0.25)
+            try:
+                await self._service.engine.check()
+            except EngineStopped as stopped:
+                log.error("%s: this replica ends, another one is started", stopped)
+                os._exit(1)
 
     async def check_health(self) -> None:
         """Ray replaces a replica that raises here."""

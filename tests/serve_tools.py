@@ -30,9 +30,9 @@ from tests import tiny_model
 KEY = "a-key-that-nobody-guesses"
 
 
-def aligned(path: Path) -> Path:
+def aligned(path: Path, **changes: Any) -> Path:
     """A tiny model with the settings of an aligned one."""
-    model = tiny_model.save(path / "model")
+    model = tiny_model.save(path / "model", **changes)
     ExpanderSettings(prompt=resolve("passage"), query_weight=2, max_tokens=8).write(model)
     return model
 
