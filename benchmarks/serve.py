@@ -275,7 +275,7 @@ async def autoscaling(deployed: Deployed, queries: Sequence[str]) -> list[dict[s
     """Replicas, and latency seen by the clients, second by second: 1 client, then 24, then 1 again."""
     samples: list[dict[str, float]] = []
     started = time.perf_counter()
-    phases = ((30.0, 1), (150.0, 24), (120.0, 1))
+    phases = ((20.0, 1), (120.0, 24), (90.0, 1))
     running = 0
 
     async def watch(window: Window, clients: int, end: float) -> None:
@@ -357,7 +357,7 @@ def measure(model: str, seconds: float) -> dict[str, Any]:
     with vllm_server(recipe, EngineConfig.model_validate(ENGINE)) as vllm, service(model, haproxy=True) as aqe:
         for target in (vllm, aqe.expand, aqe.empty):
             asyncio.run(load(target, queries, 4, 3, 0))
-        ours, theirs = asyncio.run(paired(aqe.expand, vllm, queries[:200]))
+        ours, theirs = asyncio.run(paired(aqe.expand, vllm, queries[:120]))
         added = statistics.median(a - b for a, b in zip(ours, theirs, strict=True)) * 1000
         result["paired"] = {
             "queries": len(ours),

@@ -1,7 +1,10 @@
 """The service's routes answer as the Expander does in Python, and say what is wrong with a request."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import openai
@@ -9,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from aqe.expand.expander import Expander
+from serve.engine import Piece
 from tests.serve_tools import KEY, aligned, client, service
 
 QUERY = "who wrote carmen?"
@@ -137,6 +141,29 @@ def test_models_and_health(http: TestClient) -> None:
     assert served["engine"] == "transformers" and served["prompt"] == "passage" and served["aligned"]
     assert (served["max_tokens"], served["search"]) == (8, False)
     assert http.get("/healthz").json() == http.get("/readyz").json() == {"status": "ok"}
+
+
+def test_a_stuck_engine_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = service(model, limits={"stuck_after_s": 0.2, "request_timeout_s": 1})
+
+    async def hangs(*args: object) -> AsyncGenerator[Piece]:
+        await asyncio.sleep(60)
+        yield Piece("", 0)
+
+    monkeypatch.setattr(made.engine, "stream", hangs)
+    with client(made) as http:
+        asked: list[int] = []
+        thread = threading.Thread(
+            target=lambda: asked.append(http.post("/v1/expand", json={"query": QUERY}).status_code)
+        )
+        thread.start()
+        time.sleep(0.6)
+        ready = http.get("/readyz")
+        thread.join()
+        assert ready.status_code == 503 and "made no token" in ready.json()["error"]["message"]
+        assert asked == [504]
+        # Its work was given up with the request.
+        assert http.get("/readyz").status_code == http.get("/healthz").status_code == 200
 
 
 def test_the_page_and_the_api_documents_come_from_here_alone(http: TestClient) -> None:

@@ -135,7 +135,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     app["args"] |= {"engine": ENGINE, "cache": {"size": 0}}
     app["deployments"][0] |= {"num_replicas": 2, "ray_actor_options": {"num_cpus": 0.25}, "health_check_period_s": 1}
     app["runtime_env"] = {"working_dir": f"local://{ROOT}", "env_vars": {"PYTHONPATH": "platform"}}
-    with ray_head(proxy_env()) as head:
+    # A replica that ends waits so long for proxies that have not heard of it; by default half a minute.
+    with ray_head(proxy_env() | {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5"}) as head:
         service = Service(head, config, f"http://127.0.0.1:{port}")
         service.deploy(model, "first")
         until(lambda: httpx.get(f"{service.url}/readyz", timeout=5).status_code == 200)
@@ -165,6 +166,21 @@ def test_expansions_stream_piece_by_piece(served: Service) -> None:
     assert lines.count("event: token") > 2 and lines[-1] == "event: done"
 
 
+def test_metrics_reach_prometheus(served: Service) -> None:
+    assert httpx.post(f"{served.url}/v1/expand", json={"query": " "}).status_code == 422
+    discovery = json.loads((served.head.directory / "ray" / "prom_metrics_service_discovery.json").read_text())
+    targets = [target for group in discovery for target in group["targets"]]
+
+    def exported() -> str:
+        return "".join(httpx.get(f"http://{target}/metrics", timeout=10).text for target in targets)
+
+    wanted = ("requests_total", "errors_total", "cache_total", "requests_in_flight", "request_seconds_bucket")
+    names = [f"ray_aqe_serve_{name}" for name in (*wanted, "first_token_seconds_bucket")]
+    # Ray's agents collect every few seconds.
+    until(lambda: all(name in exported() for name in (*names, "ray_aqe_generated_tokens_total")), 60)
+
+
+@pytest.mark.slow  # The next test ends a replica too.
 def test_a_killed_replica_loses_no_request(served: Service) -> None:
     with Load(served.url).running() as load:
         until(lambda: sum(load.answers.values()) > 20)
