@@ -10,7 +10,7 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank bench-serve serve clean
+.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank bench-serve serve package clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -60,12 +60,18 @@ bench-serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB
 serve: setup  ## the expander as an HTTP endpoint with a page on http://127.0.0.1:8000
 	@$(PY) -m cluster.local.serve
 
+package: setup  ## the code as a checksummed zip below dist/, for `working_dir: https://...`
+	@$(PY) -m cluster.package
+
 # --excludes only here: the GPU build needs torchvision, torchaudio and triton.
 lock: $(UV)  ## resolve the pinned packages anew
 	$(UV) pip compile -q pyproject.toml --extra cpu --extra demo --extra dev --excludes requirements/cpu-excludes.txt $(TORCH) \
 	  --python-version 3.11 --no-annotate --custom-compile-command "make lock" -o requirements/cpu-3.11.txt
 	$(UV) pip compile -q pyproject.toml --extra gpu --extra demo --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --no-annotate --custom-compile-command "make lock" -o requirements/gpu-3.11.txt
+	grep -v '^python-dateutil==' requirements/gpu-3.11.txt > .tool/constraints.txt  # boto3 wants an older one
+	$(UV) pip compile -q requirements/aws.in -c .tool/constraints.txt --python-version 3.11 --no-annotate \
+	  --custom-compile-command "make lock" -o requirements/aws-3.11.txt
 
 docs: setup  ## write docs/configuration.md and the README's table anew
 	@$(PY) -m aqe.config.reference > docs/configuration.md

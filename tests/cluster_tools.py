@@ -1,0 +1,46 @@
+"""What the tests of the cluster's files share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's loader, which lets the last of two equal keys win, refusing the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        assert not twice, f"{node.start_mark}: {twice} stands there twice"
+        return super().construct_mapping(node, deep)
+
+
+def read(path: str) -> dict[str, Any]:
+    """The only document of a file of this repository."""
+    made: dict[str, Any] = yaml.load((ROOT / path).read_text(), UniqueKeys)
+    return made
+
+
+def proxy_env() -> dict[str, str]:
+    """serve/proxy.env."""
+    lines = (ROOT / "serve" / "proxy.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def start_options() -> set[str]:
+    """Options of `ray start`, without dashes."""
+    from ray.scripts.scripts import start
+
+    return {option.removeprefix("--") for parameter in start.params for option in parameter.opts}
+
+
+def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
+    """Instruction and arguments of each line, continued ones joined."""
+    lines = [line for line in dockerfile.read_text().splitlines() if line and not line.lstrip().startswith("#")]
+    for line in "\n".join(lines).replace("\\\n", "").splitlines():
+        name, _, arguments = line.partition(" ")
+        yield name, " ".join(arguments.split())
