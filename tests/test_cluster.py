@@ -1,29 +1,129 @@
-"""Cluster files are what Ray accepts, and pages are what the code says."""
+"""Cluster files are what Ray accepts and agree with each other, and pages are what the code says."""
 
 import json
+import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from aqe.config import reference
 from aqe.evaluate.summary import insert, summary
+from tests.cluster_tools import ROOT, UniqueKeys, proxy_env, read, start_options
 
-ROOT = Path(__file__).parents[1]
+#: Every YAML file of the repository, by the test that knows its keys.
+CHECKED = {
+    "ray_cluster.yaml": "test_ray_up_accepts_the_cluster_file",
+    "jobs/runtime_env.yaml": "test_runtime_env_finds_the_code",
+    "jobs/presets/*.yaml": "test_config.py",
+    "serve/*.yaml": "test_serve_config.py",
+    "cluster/kuberay/*.yaml": "test_kuberay.py",
+}
+
+
+def accept(config: dict[str, Any]) -> dict[str, Any]:
+    """Ray's defaults and Ray's check, as in `ray up`."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared: dict[str, Any] = prepare_config(config)
+    validate_config(prepared)
+    return prepared
+
+
+def test_every_yaml_has_a_check() -> None:
+    hidden = {".venv", ".tool", "runs", "dist"}
+    found = {p.relative_to(ROOT) for p in ROOT.rglob("*.y*ml") if not hidden & set(p.relative_to(ROOT).parts)}
+    for path in found:
+        assert any(path.match(pattern) for pattern in CHECKED), f"{path}: which test knows its keys?"
+        for document in yaml.load_all((ROOT / path).read_text(), UniqueKeys):
+            assert document
+    assert all(any(path.match(pattern) for path in found) for pattern in CHECKED)
 
 
 def test_ray_up_accepts_the_cluster_file() -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
+    from jsonschema import ValidationError
+    from ray._private.label_utils import validate_node_label_syntax
 
-    config = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
-    validate_config(prepare_config(config))
-    types = config["available_node_types"]
+    config = read("ray_cluster.yaml")
+    types = accept(config)["available_node_types"]
     assert types[config["head_node_type"]]["resources"] == {"CPU": 0}, "no work on the head"
-    assert "GPU" in types["gpu"]["resources"]
-    assert "GPU" not in types["cpu"]["resources"]
+    assert {name for name, kind in types.items() if "GPU" in kind["resources"]} == {"gpu"}
+    for name, kind in types.items():
+        assert kind["labels"]["pool"] == name
+        validate_node_label_syntax(kind["labels"])
+        if name != "head":
+            # The driver sizes its pools by the nodes that are there.
+            assert 1 <= kind["min_workers"] < kind["max_workers"] <= config["max_workers"]
+            assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": kind["labels"]["ray.io/market-type"]}
+    # What Ray passes over is found.
+    config["available_node_types"]["gpu"]["min_worker"] = 1
+    with pytest.raises(ValidationError, match="min_worker"):
+        accept(config)
+
+
+def test_nodes_start_as_the_image_and_the_service_expect() -> None:
+    config = read("ray_cluster.yaml")
+    options = " ".join(config["docker"]["run_options"])
+    volumes = [volume.split(":")[1] for volume in re.findall(r"-v (\S+)", options)]
+    mounted = [*config["file_mounts"], *volumes]
+    token = re.findall(r"RAY_AUTH_TOKEN_PATH=(\S+)", options)
+    args = read("serve/config.yaml")["applications"][0]["args"]
+    for path in (*token, args["keys_file"], args["model"]):
+        assert any(Path(path).is_relative_to(mount) for mount in mounted), f"{path} is in no container"
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        stop, start = commands
+        program, *arguments = start.split()
+        assert stop == "ray stop" and program == "/opt/aqe/cluster/start.sh" and (ROOT / "cluster/start.sh").exists()
+        given = dict(argument.removeprefix("--").partition("=")[::2] for argument in arguments)
+        assert set(given) <= start_options()
+        assert given["object-spilling-directory"] in volumes and int(given["object-store-memory"]) > 1e9
+        assert given.get("dashboard-host", "127.0.0.1") == "127.0.0.1"
+
+
+def test_start_sets_the_proxys_variables_and_leaves_the_checkout(tmp_path: Path) -> None:
+    ray = tmp_path / "ray"
+    ray.write_text('#!/bin/sh\npwd; ls -A | wc -l; echo "$@"; env\n')
+    ray.chmod(0o755)
+    done = subprocess.run(
+        [str(ROOT / "cluster" / "start.sh"), "--head", "--port=6379"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    directory, files, arguments, *env = done.stdout.splitlines()
+    assert Path(directory).parent == tmp_path and files.strip() == "0"
+    assert arguments == "start --head --port=6379"
+    seen = dict(line.split("=", 1) for line in env)
+    assert {**proxy_env(), "RAY_AUTH_MODE": "token"}.items() <= seen.items()
+
+
+def test_the_guide_says_what_ray_accepts_on_google_cloud() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    block = re.search(r"```yaml\n# Google Cloud\n(.*?)```", page, re.DOTALL)
+    assert block is not None, "docs/cluster.md has no ```yaml block that begins with # Google Cloud"
+    config = read("ray_cluster.yaml")
+    changes = yaml.load(block[1], UniqueKeys)
+    for name, kind in changes.pop("available_node_types").items():
+        config["available_node_types"][name] |= kind
+    prepared = accept({**config, **changes})
+    assert prepared["provider"]["type"] == "gcp"
+    assert all("machineType" in kind["node_config"] for kind in prepared["available_node_types"].values())
+
+
+def test_the_guide_names_options_that_ray_start_has() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    commands = re.findall(r"cluster/start\.sh ((?:--.*\\\n)*.*)", page)
+    assert len(commands) >= 3
+    for command in commands:
+        assert {option.partition("=")[0] for option in re.findall(r"--([\w-]+)", command)} <= start_options()
 
 
 def test_runtime_env_finds_the_code() -> None:
-    env = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
+    env = read("jobs/runtime_env.yaml")
     assert env["env_vars"]["PYTHONPATH"] == "platform"
     assert all(isinstance(value, str) for value in env["env_vars"].values())
 
