@@ -143,6 +143,15 @@ async def paired(one: Target, other: Target, queries: Sequence[str]) -> tuple[li
     return seconds[one.name], seconds[other.name]
 
 
+def _flags(options: dict[str, Any]) -> list[str]:
+    """Options as vLLM's command line has them."""
+    flags: list[str] = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        flags += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+    return flags
+
+
 @contextlib.contextmanager
 def vllm_server(recipe: Recipe, config: EngineConfig) -> Iterator[Target]:
     """vLLM's own server with the options that the service gives its engine."""
@@ -155,15 +164,12 @@ def vllm_server(recipe: Recipe, config: EngineConfig) -> Iterator[Target]:
         "enable_prefix_caching": False,
         "distributed_executor_backend": "uni",
     }
-    flags: list[str] = []
-    for key, value in options.items():
-        name = key.replace("_", "-")
-        flags += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
     (port,) = free_ports(1)
     env = os.environ | vllm_env(config, use_gpu) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     env |= {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--served-model-name", "model", "--disable-uvicorn-access-log", *flags]
+    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(options.pop("model"))]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model"]
+    command += ["--disable-uvicorn-access-log", *_flags(options)]
     log = Path(f"/tmp/aqe-bench-vllm-{port}.log")
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=env, stdout=out, stderr=out)
