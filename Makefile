@@ -33,7 +33,7 @@ $(VENV)/.ready: $(LOCK) $(UV)
 demo: setup  ## the whole loop at small counts (12 minutes on 2 cores, 8 GB of memory)
 	@$(PY) -m cluster.local.submit --config demo
 
-quickstart: setup  ## the whole loop with counts large enough for a result (90 minutes on 2 cores); resumes
+quickstart: setup  ## the whole loop with counts large enough for a result (60 to 90 minutes on 2 cores); resumes
 	@$(PY) -m cluster.local.submit --config quickstart
 
 wiki-small: setup  ## the recipe on Wikipedia passages that lie in ../shared/data/wiki
