@@ -62,7 +62,7 @@ def plot_curves(path: Path, tables: Mapping[str, pa.Table]) -> None:
     from matplotlib.figure import Figure
 
     panels = {
-        name: [title for title, (_, series) in _PANELS.items() if set(series) <= set(table.column_names)]
+        name: [title for title, (_, series) in _PANELS.items() if all(_has_values(table, one) for one in series)]
         for name, table in tables.items()
     }
     rows = [
@@ -80,6 +80,11 @@ def plot_curves(path: Path, tables: Mapping[str, pa.Table]) -> None:
             _draw(axis, name, title, tables[name])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def _has_values(table: pa.Table, series: str) -> bool:
+    """Some are not measured everywhere: DeepSpeed tells no gradient norm without ZeRO."""
+    return series in table.column_names and table[series].null_count < table.num_rows
 
 
 def _draw(axis: Any, name: str, title: str, table: pa.Table) -> None:
