@@ -20,7 +20,7 @@ setup: $(VENV)/.ready  ## virtual environment, pinned packages (JDK and language
 $(UV):
 	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11)' || { echo "aqe needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 2; }
 	@echo "First set-up: 1.6 GB of packages to fetch, 4 GB of disk below this directory, 2 minutes with a fast network."
-	@echo "The demo after it: 8 GB of memory, 2 GB of disk, about 12 minutes on two cores."
+	@echo "The demo after it: 8 GB of memory, 2 GB of disk, about 13 minutes on two cores."
 	@$(PYTHON) -m venv .tool
 	@.tool/bin/pip install -q --no-warn-script-location uv==0.13.9
 
@@ -30,7 +30,7 @@ $(VENV)/.ready: $(LOCK) $(UV)
 	@$(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
-demo: setup  ## the whole loop at small counts (12 minutes on 2 cores, 8 GB of memory)
+demo: setup  ## the whole loop at small counts (13 minutes on 2 cores, 8 GB of memory)
 	@$(PY) -m cluster.local.submit --config demo
 
 quickstart: setup  ## the whole loop with counts large enough for a result (60 to 90 minutes on 2 cores); resumes
