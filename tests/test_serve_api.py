@@ -144,7 +144,7 @@ def test_models_and_health(http: TestClient) -> None:
 
 
 def test_a_stuck_engine_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = service(model, limits={"stuck_after_s": 0.2, "request_timeout_s": 1})
+    made = service(model, limits={"stuck_after_s": 0.2, "request_timeout_s": 3})
 
     async def hangs(*args: object) -> AsyncGenerator[Piece]:
         await asyncio.sleep(60)
@@ -157,8 +157,9 @@ def test_a_stuck_engine_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch)
             target=lambda: asked.append(http.post("/v1/expand", json={"query": QUERY}).status_code)
         )
         thread.start()
-        time.sleep(0.6)
-        ready = http.get("/readyz")
+        deadline = time.monotonic() + 10
+        while (ready := http.get("/readyz")).status_code == 200 and time.monotonic() < deadline:
+            pass
         thread.join()
         assert ready.status_code == 503 and "made no token" in ready.json()["error"]["message"]
         assert asked == [504]
