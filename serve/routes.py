@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def _add_expand(api: FastAPI, service: ExpandService) -> None:
         if isinstance(body, ExpandMany):
             return await service.expand_many(body, started)
         if body.stream:
-            return await _events(service.stream(body.query, body, started))
+            return await _events(service.stream(body.query, body, started), _expand_event, error_head="event: error\n")
         return _json(await service.expand(body.query, body, started))
 
 
@@ -212,37 +212,35 @@ async def _stream(events: AsyncGenerator[str]) -> StreamingResponse:
     return StreamingResponse(body(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
-async def _events(made: AsyncGenerator[str | Expanded]) -> StreamingResponse:
+async def _events(
+    made: AsyncGenerator[Any], event: Callable[[Any], str], *, error_head: str = "", end: str = ""
+) -> StreamingResponse:
+    """Server-sent events. An engine that stops before the first of them is an error with a status of its own."""
+
     async def events() -> AsyncGenerator[str]:
         begun = False
         async with aclosing(made):
             try:
                 async for new in made:
                     begun = True
-                    if isinstance(new, str):
-                        yield f"event: token\ndata: {json.dumps({'text': new})}\n\n"
-                    else:
-                        yield f"event: done\ndata: {new.model_dump_json()}\n\n"
+                    yield event(new)
+                if end:
+                    yield end
             except EngineStopped as stopped:
                 if not begun:
                     raise
-                yield f"event: error\ndata: {json.dumps(error(503, 'overloaded', str(stopped)))}\n\n"
+                yield f"{error_head}data: {json.dumps(error(503, 'overloaded', str(stopped)))}\n\n"
 
     return await _stream(events())
+
+
+def _expand_event(new: str | Expanded) -> str:
+    if isinstance(new, str):
+        return f"event: token\ndata: {json.dumps({'text': new})}\n\n"
+    return f"event: done\ndata: {new.model_dump_json()}\n\n"
 
 
 async def _openai_events(made: AsyncGenerator[Any]) -> StreamingResponse:
-    async def events() -> AsyncGenerator[str]:
-        begun = False
-        async with aclosing(made):
-            try:
-                async for chunk in made:
-                    begun = True
-                    yield f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
-                yield "data: [DONE]\n\n"
-            except EngineStopped as stopped:
-                if not begun:
-                    raise
-                yield f"data: {json.dumps(error(503, 'overloaded', str(stopped)))}\n\n"
-
-    return await _stream(events())
+    return await _events(
+        made, lambda chunk: f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n", end="data: [DONE]\n\n"
+    )
