@@ -27,3 +27,9 @@ def compiled(function: F) -> F:
     """Compile at the first call, without Python's lock, for each set of types; kept for the next process."""
     made: F = numba.njit(nogil=True, cache=True)(function)
     return made
+
+
+def borrowing(function: F) -> F:
+    """The same for loops that allocate no array and keep none: they need not count references, which is atomic."""
+    made: F = numba.njit(nogil=True, cache=True, _nrt=False)(function)
+    return made

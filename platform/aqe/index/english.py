@@ -104,7 +104,10 @@ def _tokens(chunk: str) -> Iterator[str]:
 
 def _terms(chunk: str) -> tuple[str, ...]:
     """Terms of what stands between two blanks."""
-    return tuple(term for token in _tokens(chunk) if (term := _term(token)) is not None)
+    # Most are a word and nothing else.
+    plain = chunk.isascii() and chunk.isalpha() and len(chunk) <= MAX_TOKEN
+    tokens = (chunk,) if plain else _tokens(chunk)
+    return tuple(term for token in tokens if (term := _term(token)) is not None)
 
 
 #: Words are met again, and kept, so many of them; what is longer than a word mostly is not.

@@ -2,14 +2,13 @@
 
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from aqe.compiled import compiled
-from aqe.index.shard import Shard
+from aqe.index.shard import Shard, text_column
 from aqe.rank import kernel, lookup
 from aqe.rank.bm25 import F32, Collection, idf, inverse_norms, saturation
 from aqe.rank.plan import Texts, slack
@@ -18,6 +17,8 @@ from aqe.rank.terms import TermCounts
 
 #: Texts of one counting pass, at most: all the candidates of a query.
 TEXTS = 128
+#: Terms whose place in the vocabulary is remembered, about.
+TERMS = 1 << 16
 
 
 class Scorer(Protocol):
@@ -56,7 +57,7 @@ class ShardScorer:
             np.zeros(len(a.df), F32),
         )
         # Vocabularies reach millions: they stay on the mapped pages, and only what is asked for is remembered.
-        self.term = lru_cache(maxsize=1 << 16)(self._find_term)
+        self._terms: dict[str, int] = {}
         self._local = threading.local()
 
     @property
@@ -64,12 +65,18 @@ class ShardScorer:
         """Passages in this shard."""
         return self.shard.num_passages
 
-    def _find_term(self, term: str) -> int:
-        """Number of a term, -1 when no passage of this shard has it."""
-        a, wanted = self.shard.arrays, np.frombuffer(term.encode(), np.uint8)
-        at = int(lower_bound_bytes(a.term_bytes, a.term_starts, wanted))
-        found = at < len(a.df) and a.term_bytes[a.term_starts[at] : a.term_starts[at + 1]].tobytes() == term.encode()
-        return at if found else -1
+    def _numbers(self, words: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Number of each term, -1 when no passage of this shard has it."""
+        if len(self._terms) > TERMS:
+            # Other threads go on with the one they have.
+            self._terms = {}
+        known = self._terms
+        unknown = [word for word in words if word not in known]
+        if unknown:
+            a = self.shard.arrays
+            wanted, starts = text_column(word.encode() for word in unknown)
+            known.update(zip(unknown, find_bytes(a.term_bytes, a.term_starts, wanted, starts).tolist(), strict=True))
+        return np.array([known[word] for word in words], np.int64)
 
     def _place(self, docid: str) -> int:
         """Number of a passage, or of the first one after the place where it would stand."""
@@ -84,7 +91,7 @@ class ShardScorer:
         known = getattr(self._local, "known", None)
         # Scores are asked first, then counts of the same texts.
         if known is None or known[0] is not asked:
-            terms = np.array([self.term(word) for word in asked.words], np.int64)
+            terms = self._numbers(asked.words)
             # In their own order: sums must not depend on that of the words.
             order = np.argsort(terms)[np.count_nonzero(terms < 0) :]
             terms = terms[order]
@@ -153,3 +160,15 @@ def lower_bound_bytes(data: Any, starts: Any, wanted: Any) -> Any:
         else:
             end = middle
     return begin
+
+
+@compiled
+def find_bytes(data: Any, starts: Any, wanted: Any, wanted_starts: Any) -> Any:
+    """Place of each of the wanted byte strings among those of `data`, ascending; -1 where it is not one of them."""
+    places = np.full(len(wanted_starts) - 1, -1, np.int64)
+    for i in range(len(places)):
+        one = wanted[wanted_starts[i] : wanted_starts[i + 1]]
+        at = lower_bound_bytes(data, starts, one)
+        if at < len(starts) - 1 and np.array_equal(data[starts[at] : starts[at + 1]], one):
+            places[i] = at
+    return places

@@ -3,8 +3,9 @@
 The candidates of one query share the query's words: these are added up once, and every candidate starts from that sum,
 adds its own words and is compared with its gold score. All of it block after block of passages, so that the sums stay
 near the core. Words with long lists of postings weigh little: they are looked up in the few passages that the other
-words, with all that the long lists could bring, may have lifted above the gold score (after MaxScore, Turtle & Flood
-1995).
+words, with all that the long lists could bring, may have lifted above the gold score; and where the shared words leave
+all passages of a block below it, all words are looked up but those without which none gets there (after MaxScore,
+Turtle & Flood 1995).
 
 The sums of this pass are float32 and near Lucene's; `low` and `high` stand around the gold score as far off as the
 rounding can reach. What lies between is scored again in Lucene's own arithmetic, so every count is exact.
@@ -15,14 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aqe.compiled import compiled
+from aqe.compiled import borrowing, compiled
 from aqe.index.shard import BLOCK, ESCAPE
 from aqe.rank.lookup import Postings, code_in, in_run, lower_bound, rare_saturation, term_score
 from aqe.rank.plan import Plan, Texts, plan
-from aqe.rank.vectors import ALIGN, WIDE, add, at_least, clear, compare, copy, highest, prefetch
+from aqe.rank.vectors import ALIGN, WIDE, add, at_least, clear, highest, ones, prefetch
 
 F32, F64 = np.float32, np.float64
-#: So many passages of a block are looked up one by one; for more, adding all postings costs less.
+#: So many passages of a block are looked up one by one; for more, adding another list costs less.
 FEW = 32
 #: A list of postings is long when it has more than one in so many passages.
 LONG = 25
@@ -32,11 +33,10 @@ class Scratch(NamedTuple):
     """What a thread's passes write to."""
 
     base: npt.NDArray[np.float32]  # (BLOCK,) sums of what all texts share
-    acc: npt.NDArray[np.float32]  # (BLOCK,) sums of one text
-    counts: npt.NDArray[np.int64]  # (2,) sums of a block that are >= high, and >= low
+    own: npt.NDArray[np.float32]  # (BLOCK,) sums of what one text adds; 0 between two of them
     added: npt.NDArray[np.int64]  # (1,) postings of all passes, for the curious
-    rows: npt.NDArray[np.int64]  # (FEW,) places in the block
-    sums: npt.NDArray[np.float32]  # (FEW,) of these
+    rows: npt.NDArray[np.int64]  # (BLOCK,) places in the block
+    sums: npt.NDArray[np.float32]  # (BLOCK,) of these
     above: npt.NDArray[np.int64]  # (L,) passages with a score above the gold score
     before: npt.NDArray[np.int64]  # (L,) passages with the same score and a smaller docid
     run: npt.NDArray[np.int64]  # (T,) next run of each term
@@ -50,8 +50,7 @@ class Scratch(NamedTuple):
 def make_scratch(terms: int, texts: int) -> Scratch:
     """Room for queries of so many terms and texts."""
     return Scratch(
-        *(_aligned(BLOCK), _aligned(BLOCK), np.zeros(2, np.int64), np.zeros(1, np.int64), np.zeros(FEW, np.int64)),
-        np.zeros(FEW, F32),
+        *(_aligned(BLOCK), _aligned(BLOCK), np.zeros(1, np.int64), np.zeros(BLOCK, np.int64), np.zeros(BLOCK, F32)),
         *(np.zeros(texts, np.int64) for _ in range(2)),
         *(np.zeros(terms, np.int64) for _ in range(6)),
     )
@@ -64,7 +63,7 @@ def _aligned(size: int) -> npt.NDArray[np.float32]:
     return raw[start : start + size]
 
 
-@compiled
+@borrowing
 def _exactly(p: Postings, q: Texts, doc: Any, text: Any, s: Any) -> Any:
     """Count one passage that is near a text's gold score, by its exact score."""
     total = F64(0)
@@ -78,7 +77,7 @@ def _exactly(p: Postings, q: Texts, doc: Any, text: Any, s: Any) -> Any:
     s.before[text] += exact == q.scores[text] and doc < q.golds[text]
 
 
-@compiled
+@borrowing
 def _open_block(p: Postings, terms: Any, block: Any, s: Any) -> Any:
     """Find the postings of each term in a block, the one after the last, and in the next."""
     for t in range(len(terms)):
@@ -94,98 +93,143 @@ def _open_block(p: Postings, terms: Any, block: Any, s: Any) -> Any:
         s.rare_end[t] = i
 
 
-@compiled
-def _add_rare(p: Postings, t: Any, weight: Any, first: Any, s: Any, acc: Any) -> Any:
+@borrowing
+def _add_rare(p: Postings, t: Any, weight: Any, first: Any, s: Any, sums: Any) -> Any:
     """The rare postings of a term in the block that starts at passage `first`."""
     for i in range(s.rare[t], s.rare_end[t]):
-        acc[p.rare_docs[i] - first] += weight * p.rare_saturation[i]
+        sums[p.rare_docs[i] - first] += weight * p.rare_saturation[i]
 
 
-@compiled
-def _matched_before(q: Texts, text: Any, first: Any, size: Any, s: Any) -> Any:
-    """For a gold passage that matches nothing, `before` holds those that do match and stand before it."""
-    for row in range(min(size, q.golds[text] - first)):
-        s.before[text] += s.acc[row] > 0
+@borrowing
+def _add_term(p: Postings, t: Any, weight: Any, first: Any, s: Any, sums: Any) -> Any:
+    """All postings of a term in that block; those of the next one are asked for."""
+    add(sums, p.docs, p.codes, s.begin[t], s.end[t], p.code_saturation, weight)
+    s.added[0] += s.end[t] - s.begin[t]
+    if s.rare[t] < s.rare_end[t]:
+        _add_rare(p, t, weight, first, s, sums)
+    prefetch(p.docs, s.end[t], s.next_end[t])
+    prefetch(p.codes, s.end[t], s.next_end[t])
 
 
-@compiled
-def _near(p: Postings, q: Texts, m: Plan, text: Any, first: Any, size: Any, s: Any) -> Any:
-    """Count what the comparison left open: it has forgotten the sums, so they are made again."""
-    for k in range(m.own_starts[text], m.own_starts[text + 1]):
-        t = m.own_terms[k]
-        add(s.acc, p.docs, p.codes, s.begin[t], s.end[t], p.code_saturation, m.own_weights[k])
-        _add_rare(p, t, m.own_weights[k], first, s, s.acc)
-    for v in range((size + WIDE - 1) // WIDE):
-        mask = at_least(s.acc, v * WIDE, m.low[text]) & ~at_least(s.acc, v * WIDE, m.high[text])
-        if mask:
-            for i in range(WIDE):
-                if mask >> i & 1:
-                    _exactly(p, q, first + v * WIDE + i, text, s)
-    copy(s.acc, s.base, BLOCK)
+@borrowing
+def _matching(q: Texts, text: Any, first: Any, size: Any, s: Any) -> Any:
+    """For a gold passage that matches nothing: all that match stand above it, the others before it by their docid."""
+    for row in range(size):
+        matches = s.base[row] + s.own[row] > 0
+        s.above[text] += matches
+        s.before[text] += not matches and first + row < q.golds[text]
 
 
-@compiled
-def _few(acc: Any, reach: Any, rows: Any, sums: Any, vectors: Any) -> Any:
-    """Places and values of the sums that are >= reach; returns how many, or -1 when they are more than FEW."""
-    found = 0
+@borrowing
+def _scan(base: Any, own: Any, reach: Any, high: Any, limit: Any, rows: Any, sums: Any, vectors: Any) -> Any:
+    """Places and values of the sums from `reach` to `high`; returns how many, or -1 when they are more than `limit`.
+
+    And how many are higher.
+    """
+    found = above = 0
     for v in range(vectors):
-        mask = at_least(acc, v * WIDE, reach)
+        mask = at_least(base, own, v * WIDE, reach)
         if mask:
-            for i in range(v * WIDE, (v + 1) * WIDE):
-                if acc[i] >= reach:
-                    if found == FEW:
-                        return -1
-                    rows[found], sums[found] = i, acc[i]
+            sure = at_least(base, own, v * WIDE, high)
+            above += ones(sure)
+            mask &= ~sure
+            i = v * WIDE
+            while mask:
+                if mask & 1:
+                    if found == limit:
+                        return -1, 0
+                    rows[found], sums[found] = i, base[i] + own[i]
                     found += 1
-    return found
+                mask >>= 1
+                i += 1
+    return found, above
 
 
-@compiled
-def _few_touched(
-    docs: Any,
-    begin: Any,
-    end: Any,
-    terms: Any,
-    k: Any,
-    stop: Any,
-    acc: Any,
-    base: Any,
-    reach: Any,
-    rows: Any,
-    sums: Any,
-) -> Any:
-    """The same where `base` does not reach as far: only passages with a posting can, and each is put back at once."""
+@borrowing
+def _reaching(p: Postings, t: Any, weight: Any, reach: Any, s: Any) -> Any:
+    """Places and values of the sums that a term's postings lift to `reach`, without writing the sums.
+
+    Returns how many, or -1 when they are more than FEW. They are taken out of `own`, not to be found again.
+    """
     found = 0
-    for at in range(k, stop):
-        for i in range(np.uint64(begin[terms[at]]), np.uint64(end[terms[at]])):
-            value = acc[docs[i]]
-            acc[docs[i]] = base[docs[i]]
-            if value >= reach:
-                if found == FEW:
-                    return -1
-                rows[found], sums[found] = docs[i], value
-                found += 1
+    for i in range(np.uint64(s.begin[t]), np.uint64(s.end[t])):
+        doc = p.docs[i]
+        value = s.base[doc] + s.own[doc] + weight * p.code_saturation[p.codes[i]]
+        if value >= reach:
+            if found == FEW:
+                return -1
+            s.rows[found], s.sums[found] = doc, value
+            s.own[doc] = 0
+            found += 1
+    s.added[0] += s.end[t] - s.begin[t]
+    prefetch(p.docs, s.end[t], s.next_end[t])
+    prefetch(p.codes, s.end[t], s.next_end[t])
     return found
 
 
-@compiled
-def _put_back(docs: Any, begin: Any, end: Any, terms: Any, k: Any, stop: Any, acc: Any, base: Any) -> Any:
-    """Take the postings of some terms out of `acc` again."""
-    for at in range(k, stop):
-        for i in range(np.uint64(begin[terms[at]]), np.uint64(end[terms[at]])):
-            acc[docs[i]] = base[docs[i]]
+@borrowing
+def _taken_back(p: Postings, t: Any, reach: Any, found: Any, s: Any) -> Any:
+    """Take a term's postings out of `own`; what had reached as far is added to the places found, as in _reaching."""
+    for i in range(np.uint64(s.begin[t]), np.uint64(s.end[t])):
+        doc = p.docs[i]
+        value = s.base[doc] + s.own[doc]
+        s.own[doc] = 0
+        if value >= reach:
+            if found == FEW:
+                return -1
+            s.rows[found], s.sums[found] = doc, value
+            found += 1
+    return found
 
 
-@compiled
-def _look_up(p: Postings, q: Texts, m: Plan, text: Any, first: Any, found: Any, far: Any, s: Any) -> Any:
-    """Count the passages found in a block, each looked up in the long lists as long as it can reach the gold score.
+@borrowing
+def _touched(p: Postings, m: Plan, begin: Any, split: Any, first: Any, reach: Any, s: Any) -> Any:
+    """Where `base` does not reach as far, only passages with a posting of the own terms from begin to split can.
+
+    Places and values of those that do; returns how many, or -1 when they are more than FEW. `own` is left as 0.
+    """
+    last = m.own_terms[split - 1]
+    # The longest list need not be written, unless it has rare postings.
+    written = split - 1 if s.rare[last] == s.rare_end[last] else split
+    for k in range(begin, written):
+        _add_term(p, m.own_terms[k], m.own_weights[k], first, s, s.own)
+    found = _reaching(p, last, m.own_weights[written], reach, s) if written < split else 0
+    for k in range(begin, written):
+        if found >= 0:
+            found = _taken_back(p, m.own_terms[k], reach, found, s)
+    if found < 0:
+        clear(s.own, BLOCK)
+    return found
+
+
+@borrowing
+def _split(m: Plan, text: Any, top: Any, s: Any) -> Any:
+    """First of a text's own terms that need only be looked up in a block, and what these can bring together.
+
+    Without those before it no passage reaches the gold score; or they are the short ones, where `base` reaches it.
+    """
+    split, far = m.own_starts[text + 1], F32(0)
+    while split > m.own_starts[text]:
+        t = m.own_terms[split - 1]
+        if s.begin[t] < s.end[t]:
+            further = far + m.own_most[split - 1]
+            if split <= m.long_starts[text] and top + further >= m.bar[text]:
+                break
+            far = further
+        split -= 1
+    return split, far
+
+
+@borrowing
+def _look_up(p: Postings, q: Texts, m: Plan, text: Any, first: Any, found: Any, split: Any, far: Any, s: Any) -> Any:
+    """Count the passages found in a block, each looked up in the lists from `split` on as long as that can decide.
 
     `far`: what these lists can bring together.
     """
     for i in range(found):
         total, left = F64(s.sums[i]), F64(far)
-        for k in range(m.long_starts[text], m.own_starts[text + 1]):
-            if total + left < m.bar[text]:
+        for k in range(split, m.own_starts[text + 1]):
+            if total + left < m.bar[text] or total >= m.high[text]:
                 break
             t = m.own_terms[k]
             if s.begin[t] == s.end[t]:
@@ -202,7 +246,7 @@ def _look_up(p: Postings, q: Texts, m: Plan, text: Any, first: Any, found: Any, 
             _exactly(p, q, first + s.rows[i], text, s)
 
 
-@compiled
+@borrowing
 def _start(p: Postings, q: Texts, s: Any) -> Any:
     """Before the first block."""
     s.above[: len(q.scores)] = 0
@@ -213,79 +257,58 @@ def _start(p: Postings, q: Texts, s: Any) -> Any:
         s.rare_end[t] = lower_bound(p.rare_terms, 0, len(p.rare_terms), q.terms[t])
 
 
-@compiled
-def count(p: Postings, q: Texts, num_docs: Any, s: Any) -> Any:
-    """For each text, how many passages stand before its gold passage: (L,)."""
+@borrowing
+def _count(p: Postings, q: Texts, m: Plan, num_docs: Any, s: Any) -> Any:
+    """Count for each text what stands before its gold passage."""
     terms, texts = q.weights.shape
-    m = plan(p, q, num_docs // LONG)
     _start(p, q, s)
     _open_block(p, q.terms, -1, s)
     for first in range(0, num_docs, BLOCK):
         size = min(BLOCK, num_docs - first)
+        # Behind the last passage all sums are 0: below every bound.
+        vectors = (size + WIDE - 1) // WIDE
         _open_block(p, q.terms, first // BLOCK, s)
         clear(s.base, BLOCK)
         for t in range(terms):
             if m.shared[t] > 0:
-                add(s.base, p.docs, p.codes, s.begin[t], s.end[t], p.code_saturation, m.shared[t])
-                s.added[0] += s.end[t] - s.begin[t]
-                if s.rare[t] < s.rare_end[t]:
-                    _add_rare(p, t, m.shared[t], first, s, s.base)
-                prefetch(p.docs, s.end[t], s.next_end[t])
-                prefetch(p.codes, s.end[t], s.next_end[t])
-        copy(s.acc, s.base, BLOCK)
-        # Behind the last passage all sums are 0: below every bound.
-        vectors = (size + WIDE - 1) // WIDE
+                _add_term(p, t, m.shared[t], first, s, s.base)
         top = highest(s.base, vectors)
         for text in range(texts):
-            begin, middle, end = m.own_starts[text], m.long_starts[text], m.own_starts[text + 1]
-            # What the long lists can bring, and the short ones, of the words that are in this block.
-            far = near = F32(0)
-            for k in range(begin, end):
-                if s.begin[m.own_terms[k]] < s.end[m.own_terms[k]]:
-                    if k < middle:
-                        near += m.own_most[k]
-                    else:
-                        far += m.own_most[k]
-            if top + near + far < m.bar[text]:
-                continue
-            for k in range(begin, middle):
-                t = m.own_terms[k]
-                add(s.acc, p.docs, p.codes, s.begin[t], s.end[t], p.code_saturation, m.own_weights[k])
-                s.added[0] += s.end[t] - s.begin[t]
-                if s.rare[t] < s.rare_end[t]:
-                    _add_rare(p, t, m.own_weights[k], first, s, s.acc)
-                prefetch(p.docs, s.end[t], s.next_end[t])
-                prefetch(p.codes, s.end[t], s.next_end[t])
-            if q.scores[text] > 0:
-                reach = m.bar[text] - far
-                if top < reach:
-                    found = _few_touched(
-                        *(p.docs, s.begin, s.end, m.own_terms, begin, middle, s.acc, s.base, reach, s.rows, s.sums)
-                    )
-                else:
-                    found = _few(s.acc, reach, s.rows, s.sums, vectors)
-                if found < 0 or top >= reach:
-                    _put_back(p.docs, s.begin, s.end, m.own_terms, begin, middle, s.acc, s.base)
-                if found > 0:
-                    _look_up(p, q, m, text, first, found, far, s)
-                if found >= 0:
-                    continue
-                middle = begin
-            for k in range(middle, end):
-                t = m.own_terms[k]
-                add(s.acc, p.docs, p.codes, s.begin[t], s.end[t], p.code_saturation, m.own_weights[k])
-                s.added[0] += s.end[t] - s.begin[t]
-                if s.rare[t] < s.rare_end[t]:
-                    _add_rare(p, t, m.own_weights[k], first, s, s.acc)
+            begin, end = m.own_starts[text], m.own_starts[text + 1]
             if q.scores[text] == 0:
-                _matched_before(q, text, first, size, s)
-            s.counts[:] = 0
-            compare(s.acc, s.base, m.low[text], m.high[text], s.counts, vectors)
-            s.above[text] += s.counts[0]
-            if s.counts[0] != s.counts[1]:
-                _near(p, q, m, text, first, size, s)
-    for text in range(texts):
-        if q.scores[text] == 0:
-            # Those that match nothing and stand before the gold passage: all before it but those that match.
-            s.before[text] = q.golds[text] - s.before[text]
+                for k in range(begin, end):
+                    _add_term(p, m.own_terms[k], m.own_weights[k], first, s, s.own)
+                _matching(q, text, first, size, s)
+                clear(s.own, BLOCK)
+                continue
+            split, far = _split(m, text, top, s)
+            if top < m.bar[text] - far:
+                if split == begin:
+                    continue
+                found = _touched(p, m, begin, split, first, m.bar[text] - far, s)
+                if found >= 0:
+                    _look_up(p, q, m, text, first, found, split, far, s)
+                    continue
+            for k in range(begin, split):
+                _add_term(p, m.own_terms[k], m.own_weights[k], first, s, s.own)
+            while True:
+                limit = FEW if split < end else BLOCK
+                found, above = _scan(s.base, s.own, m.bar[text] - far, m.high[text], limit, s.rows, s.sums, vectors)
+                if found >= 0:
+                    break
+                # Too many for a look-up: one list more is added.
+                _add_term(p, m.own_terms[split], m.own_weights[split], first, s, s.own)
+                if s.begin[m.own_terms[split]] < s.end[m.own_terms[split]]:
+                    far -= m.own_most[split]
+                split += 1
+            clear(s.own, BLOCK)
+            s.above[text] += above
+            _look_up(p, q, m, text, first, found, split, far, s)
+
+
+@compiled
+def count(p: Postings, q: Texts, num_docs: Any, s: Any) -> Any:
+    """For each text, how many passages stand before its gold passage: (L,)."""
+    _count(p, q, plan(p, q, num_docs // LONG), num_docs, s)
+    texts = len(q.scores)
     return s.above[:texts] + s.before[:texts]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aqe.compiled import compiled
+from aqe.compiled import borrowing, compiled
 from aqe.index.shard import BLOCK, ESCAPE
 from aqe.rank.vectors import add
 
@@ -33,13 +33,13 @@ class Postings(NamedTuple):
     ceilings: npt.NDArray[np.float32]  # (V,) highest saturation of each term, 0 as long as nobody asked
 
 
-@compiled
+@borrowing
 def term_score(weight: Any, tf: Any, norm: Any) -> Any:
     """Lucene's score of one term, float32 in every step."""
     return weight - weight / (F32(1) + F32(tf) * norm)
 
 
-@compiled
+@borrowing
 def lower_bound(values: Any, begin: Any, end: Any, wanted: Any) -> Any:
     """First place in values[begin:end], ascending, that is not below `wanted`."""
     while begin < end:
@@ -51,7 +51,7 @@ def lower_bound(values: Any, begin: Any, end: Any, wanted: Any) -> Any:
     return begin
 
 
-@compiled
+@borrowing
 def _rare(p: Postings, term: Any, doc: Any) -> Any:
     """Place of a posting among the rare ones."""
     begin = lower_bound(p.rare_terms, 0, len(p.rare_terms), term)
@@ -59,7 +59,7 @@ def _rare(p: Postings, term: Any, doc: Any) -> Any:
     return lower_bound(p.rare_docs, begin, end, doc)
 
 
-@compiled
+@borrowing
 def in_run(p: Postings, term: Any, doc: Any, begin: Any, size: Any) -> Any:
     """Term frequency and length byte of a passage in one run; (0, 0) when it is not there."""
     place = doc % BLOCK
@@ -73,7 +73,7 @@ def in_run(p: Postings, term: Any, doc: Any, begin: Any, size: Any) -> Any:
     return np.int64(p.code_tf[code]), np.int64(p.code_length[code])
 
 
-@compiled
+@borrowing
 def find(p: Postings, term: Any, doc: Any) -> Any:
     """Term frequency and length byte of a term in a passage; (0, 0) when it does not occur."""
     at, block = np.int64(p.posting_starts[term]), doc // BLOCK
@@ -102,7 +102,7 @@ def score(p: Postings, terms: Any, weights: Any, docs: Any, out: Any) -> Any:
             out[lane, d] = F32(sums[lane])
 
 
-@compiled
+@borrowing
 def accumulate(p: Postings, terms: Any, weights: Any, out: Any) -> Any:
     """Near scores of all passages for one text: weights (T,) added into out (N,)."""
     for t in range(len(terms)):
@@ -118,14 +118,14 @@ def accumulate(p: Postings, terms: Any, weights: Any, out: Any) -> Any:
             i += 1
 
 
-@compiled
+@borrowing
 def code_in(docs: Any, codes: Any, place: Any, begin: Any, end: Any) -> Any:
     """Code of the posting for a place in the block, among begin to end; -1 when there is none."""
     at = lower_bound(docs, begin, end, place)
     return np.int64(codes[at]) if at < end and docs[at] == place else -1
 
 
-@compiled
+@borrowing
 def rare_saturation(p: Postings, term: Any, doc: Any) -> Any:
     """That of a posting whose code is ESCAPE."""
     return p.rare_saturation[_rare(p, term, doc)]

@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     shared: npt.NDArray[np.float32]  # (T,) weight that a term has in every text, at least
     own_starts: npt.NDArray[np.int64]  # (L + 1,) into own_terms, own_weights, own_most
     long_starts: npt.NDArray[np.int64]  # (L,) where in these a text's long lists of postings begin
-    own_terms: npt.NDArray[np.int64]  # places in `terms`
+    own_terms: npt.NDArray[np.int64]  # places in `terms`, shortest list first
     own_weights: npt.NDArray[np.float32]  # what a term weighs in a text beyond `shared`
     own_most: npt.NDArray[np.float32]  # what that can bring at most
     low: npt.NDArray[np.float32]  # (L,) a sum below is not above the gold score
@@ -82,31 +82,30 @@ def plan(p: Postings, q: Texts, long: Any) -> Any:
     low, high, bar = np.empty(texts, F32), np.empty(texts, F32), np.empty(texts, F32)
     own_terms, own_weights = np.empty(terms * texts, np.int64), np.empty(terms * texts, F32)
     own_most = np.empty(terms * texts, F32)
+    sizes = np.empty(terms, np.int64)
+    for t in range(terms):
+        sizes[t] = np.int64(p.posting_starts[q.terms[t] + 1]) - np.int64(p.posting_starts[q.terms[t]])
+    by_size = np.argsort(sizes)
     at = 0
     for text in range(texts):
         total, additions = F64(0), 0
-        for is_long in range(2):
-            if is_long:
-                long_starts[text] = at
-            for t in range(terms):
-                if (
-                    np.int64(p.posting_starts[q.terms[t] + 1]) - np.int64(p.posting_starts[q.terms[t]]) > long
-                ) != is_long:
-                    continue
-                weight = q.weights[t, text] * scales[text]
-                total += weight
-                additions += shared[t] > 0
-                if weight > shared[t]:
-                    own_terms[at], own_weights[at] = t, weight - shared[t]
-                    own_most[at] = own_weights[at] * ceilings[t]
-                    at += 1
+        long_starts[text] = at
+        for t in by_size:
+            weight = q.weights[t, text] * scales[text]
+            total += weight
+            additions += shared[t] > 0
+            if weight > shared[t]:
+                own_terms[at], own_weights[at] = t, weight - shared[t]
+                own_most[at] = own_weights[at] * ceilings[t]
+                at += 1
+                if sizes[t] <= long:
+                    long_starts[text] = at
         starts[text + 1] = at
         additions += at - starts[text]
         score, off = F64(q.scores[text]) * F64(scales[text]), slack(additions, total)
         # A passage without any term has the sum 0 and the score 0: it is never before a gold score above that.
         low[text] = max(F32(score - off), F32(TINY))
-        # What matches at all is above a gold score of 0.
-        high[text] = F32(score + off) if score > 0 else F32(TINY)
+        high[text] = F32(score + off)
         bar[text] = F32(low[text] - off)
     own = own_terms[:at], own_weights[:at], own_most[:at]
     return Plan(shared, starts, long_starts, own[0], own[1], own[2], low, high, bar)

@@ -59,19 +59,6 @@ def add(typing: Any, acc: Any, docs: Any, codes: Any, begin: Any, end: Any, tabl
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def copy(typing: Any, into: Any, source: Any, size: Any) -> Any:
-    """into[:size] = source[:size]; a slice of numba's is copied number by number."""
-    signature = types.void(into, source, types.int64)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = [_data(context, builder, signature.args[i], args[i]) for i in (0, 1)]
-        cgutils.raw_memcpy(builder, *data, args[2], 4)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def clear(typing: Any, array: Any, size: Any) -> Any:
     """array[:size] = 0, float32."""
     signature = types.void(array, types.int64)
@@ -107,15 +94,25 @@ def highest(typing: Any, array: Any, vectors: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def at_least(typing: Any, array: Any, start: Any, bound: Any) -> Any:
-    """One bit for each of array[start : start + WIDE], `start` a multiple of WIDE: whether it is >= bound."""
-    signature = types.int64(array, types.int64, types.float32)
+def at_least(typing: Any, base: Any, own: Any, start: Any, bound: Any) -> Any:
+    """One bit for each place from `start` on, a multiple of WIDE: whether base + own is >= bound there."""
+    signature = types.int64(base, own, types.int64, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = _data(context, builder, signature.args[0], args[0])
-        value = builder.load(_vector(builder, data, args[1]), align=ALIGN)
-        mask = builder.fcmp_ordered(">=", value, _repeated(builder, args[2], value.type))
+        value = _sum(builder, [_data(context, builder, signature.args[i], args[i]) for i in (0, 1)], args[2])
+        mask = builder.fcmp_ordered(">=", value, _repeated(builder, args[3], value.type))
         return builder.zext(builder.bitcast(mask, ir.IntType(WIDE)), I64)
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def ones(typing: Any, mask: Any) -> Any:
+    """How many bits are set."""
+    signature = types.int64(types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
 
     return signature, generate
 
@@ -139,35 +136,9 @@ def prefetch(typing: Any, array: Any, begin: Any, end: Any) -> Any:
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def compare(typing: Any, acc: Any, base: Any, low: Any, high: Any, counts: Any, vectors: Any) -> Any:
-    """Count the sums in the first vectors of `acc` that are >= high and >= low, and put those of `base` in their place.
-
-    A vector has WIDE sums. The counts are added to counts[0] and counts[1].
-    """
-    signature = types.void(acc, base, types.float32, types.float32, counts, types.int64)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        sums, anew, totals = (_data(context, builder, signature.args[i], args[i]) for i in (0, 1, 4))
-        vector = ir.VectorType(F, WIDE)
-        bounds = [_repeated(builder, args[i], vector) for i in (3, 2)]
-        places = [builder.gep(totals, [ir.Constant(I64, n)]) for n in (0, 1)]
-        found = [cgutils.alloca_once_value(builder, builder.load(place)) for place in places]
-        with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[5], ir.Constant(I64, 1), I64) as (i, _):
-            start = builder.mul(i, ir.Constant(I64, WIDE))
-            at = _vector(builder, sums, start)
-            value = builder.load(at, align=ALIGN)
-            again = builder.load(_vector(builder, anew, start), align=ALIGN)
-            builder.store(again, at, align=ALIGN)
-            for bound, total in zip(bounds, found, strict=True):
-                mask = builder.bitcast(builder.fcmp_ordered(">=", value, bound), ir.IntType(WIDE))
-                ones = builder.zext(builder.ctpop(mask), I64)
-                builder.store(builder.add(builder.load(total), ones), total)
-        for place, total in zip(places, found, strict=True):
-            builder.store(builder.load(total), place)
-        return context.get_dummy_value()
-
-    return signature, generate
+def _sum(builder: Any, arrays: Any, start: Any) -> Any:
+    """The sum of two vectors that start at the same place."""
+    return builder.fadd(*(builder.load(_vector(builder, data, start), align=ALIGN) for data in arrays))
 
 
 def _vector(builder: Any, data: Any, start: Any) -> Any:
