@@ -33,3 +33,9 @@ def borrowing(function: F) -> F:
     """The same for loops that allocate no array and keep none: they need not count references, which is atomic."""
     made: F = numba.njit(nogil=True, cache=True, _nrt=False)(function)
     return made
+
+
+def quick(function: F) -> F:
+    """The same for loops of microseconds, with Python's lock: to let it go and wait for it again would take longer."""
+    made: F = numba.njit(cache=True)(function)
+    return made

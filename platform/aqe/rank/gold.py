@@ -37,10 +37,10 @@ class GoldRanker:
         for part in self._parts:
             found = part.scores(asked, docids)
             scores = np.where(np.isnan(scores), found, scores)
-        missing = [docid for i, docid in enumerate(docids) if np.isnan(scores[:, i]).any()]
-        if missing:
+        if np.isnan(scores).any():
+            missing = docids[int(np.isnan(scores).any(axis=0).argmax())]
             raise InputError(
-                f"the relevant passage {missing[0]!r} is not in the index. The qrels belong to another corpus, or the "
+                f"the relevant passage {missing!r} is not in the index. The qrels belong to another corpus, or the "
                 "index was built from a part of it: run judge_queries and build_index on the same corpus."
             )
         # argmax takes the first of equals, which has the smallest docid.

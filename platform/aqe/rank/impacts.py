@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aqe.compiled import compiled
+from aqe.compiled import quick
 from aqe.index.shard import Shard, text_column
 from aqe.rank import kernel, lookup
 from aqe.rank.bm25 import F32, Collection, idf, inverse_norms, saturation
@@ -76,7 +76,7 @@ class ShardScorer:
             a = self.shard.arrays
             wanted, starts = text_column(word.encode() for word in unknown)
             known.update(zip(unknown, find_bytes(a.term_bytes, a.term_starts, wanted, starts).tolist(), strict=True))
-        return np.array([known[word] for word in words], np.int64)
+        return np.fromiter(map(known.__getitem__, words), np.int64, len(words))
 
     def _place(self, docid: str) -> int:
         """Number of a passage, or of the first one after the place where it would stand."""
@@ -143,7 +143,7 @@ class ShardScorer:
         return [Hit(self.shard.docid(int(matched[i])), float(exact[0, i])) for i in best]
 
 
-@compiled
+@quick
 def lower_bound_bytes(data: Any, starts: Any, wanted: Any) -> Any:
     """First of the byte strings data[starts[i]:starts[i + 1]], ascending, that is not below `wanted`."""
     begin, end = 0, len(starts) - 1
@@ -162,7 +162,7 @@ def lower_bound_bytes(data: Any, starts: Any, wanted: Any) -> Any:
     return begin
 
 
-@compiled
+@quick
 def find_bytes(data: Any, starts: Any, wanted: Any, wanted_starts: Any) -> Any:
     """Place of each of the wanted byte strings among those of `data`, ascending; -1 where it is not one of them."""
     places = np.full(len(wanted_starts) - 1, -1, np.int64)

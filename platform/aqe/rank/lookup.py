@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aqe.compiled import borrowing, compiled
+from aqe.compiled import borrowing, compiled, quick
 from aqe.index.shard import BLOCK, ESCAPE
 from aqe.rank.vectors import add
 
@@ -85,7 +85,7 @@ def find(p: Postings, term: Any, doc: Any) -> Any:
     return 0, 0
 
 
-@compiled
+@quick
 def score(p: Postings, terms: Any, weights: Any, docs: Any, out: Any) -> Any:
     """Lucene's float32 score of passages for each text: weights (T, L) -> out (L, len(docs)), 0 where none match."""
     lanes = weights.shape[1]

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True)
-class GoldRank:
+class GoldRank(NamedTuple):
     """The best-scored relevant passage of one searched text, and its exact rank.
 
     rank = 1 + passages with a higher score + passages with the same score and a smaller docid (bytes, ascending).

@@ -4,9 +4,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from aqe.compiled import quick
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +27,28 @@ def count_terms(texts: Sequence[Sequence[str]]) -> tuple[TermCounts, list[int]]:
     """
     index: defaultdict[str, int] = defaultdict()
     index.default_factory = index.__len__
-    lengths = [len(terms) for terms in texts]
-    rows = np.fromiter(map(index.__getitem__, chain.from_iterable(texts)), np.int64, sum(lengths))
-    # Texts as rows first, so that equal ones are found as bytes.
-    cells = np.repeat(np.arange(len(texts)), lengths) * len(index) + rows
-    table = np.bincount(cells, minlength=len(texts) * len(index)).astype(np.float32).reshape(len(texts), len(index))
-    different: dict[bytes, int] = {}
-    places = [different.setdefault(row.tobytes(), len(different)) for row in table]
-    chosen = [places.index(place) for place in range(len(different))]
-    return TermCounts(tuple(index), np.ascontiguousarray(table[chosen].T)), places
+    lengths = np.array([len(terms) for terms in texts])
+    rows = np.fromiter(map(index.__getitem__, chain.from_iterable(texts)), np.int64, lengths.sum())
+    counts, places = tabulate(rows, lengths, len(index))
+    return TermCounts(tuple(index), counts), places.tolist()
+
+
+@quick
+def tabulate(rows: Any, lengths: Any, words: Any) -> Any:
+    """Numbers of words, text after text -> counts (W, L) of the L different texts, and each text's place among them."""
+    table, places = np.zeros((len(lengths), words), np.float32), np.empty(len(lengths), np.int64)
+    different = at = 0
+    for text in range(len(lengths)):
+        new = table[different]
+        for i in range(at, at + lengths[text]):
+            new[rows[i]] += 1
+        at += lengths[text]
+        place = 0
+        while place < different and not np.array_equal(table[place], new):
+            place += 1
+        places[text] = place
+        if place == different:
+            different += 1
+        else:
+            new[:] = 0
+    return np.ascontiguousarray(table[:different].T), places
