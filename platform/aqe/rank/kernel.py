@@ -19,7 +19,7 @@ import numpy.typing as npt
 from aqe.compiled import borrowing, compiled
 from aqe.index.shard import BLOCK, ESCAPE
 from aqe.rank.lookup import Postings, code_in, in_run, lower_bound, rare_saturation, term_score
-from aqe.rank.plan import Plan, Texts, plan
+from aqe.rank.plan import TINY, Plan, Texts, plan
 from aqe.rank.vectors import ALIGN, WIDE, add, at_least, clear, highest, ones, prefetch
 
 F32, F64 = np.float32, np.float64
@@ -112,12 +112,18 @@ def _add_term(p: Postings, t: Any, weight: Any, first: Any, s: Any, sums: Any) -
 
 
 @borrowing
-def _matching(q: Texts, text: Any, first: Any, size: Any, s: Any) -> Any:
+def _matching(q: Texts, text: Any, first: Any, size: Any, s: Any, vectors: Any) -> Any:
     """For a gold passage that matches nothing: all that match stand above it, the others before it by their docid."""
-    for row in range(size):
-        matches = s.base[row] + s.own[row] > 0
-        s.above[text] += matches
-        s.before[text] += not matches and first + row < q.golds[text]
+    gold = min(max(q.golds[text] - first, 0), size)
+    matching = matching_before = 0
+    for v in range(vectors):
+        mask = at_least(s.base, s.own, v * WIDE, TINY)
+        matching += ones(mask)
+        left = gold - v * WIDE
+        if left > 0:
+            matching_before += ones(mask if left >= WIDE else mask & ((1 << left) - 1))
+    s.above[text] += matching
+    s.before[text] += gold - matching_before
 
 
 @borrowing
@@ -278,7 +284,7 @@ def _count(p: Postings, q: Texts, m: Plan, num_docs: Any, s: Any) -> Any:
             if q.scores[text] == 0:
                 for k in range(begin, end):
                     _add_term(p, m.own_terms[k], m.own_weights[k], first, s, s.own)
-                _matching(q, text, first, size, s)
+                _matching(q, text, first, size, s, vectors)
                 clear(s.own, BLOCK)
                 continue
             split, far = _split(m, text, top, s)
