@@ -1,5 +1,7 @@
 """Every metric's name, once. Ray exports them to Prometheus as `ray_<name>`."""
 
+import threading
+import time
 from functools import cache
 from typing import Any
 
@@ -32,6 +34,10 @@ _HISTOGRAMS = {
     FIRST_TOKEN: ("Seconds from a prompt's arrival at the engine to its first text", ()),
 }
 
+#: Ray's agents export at most so often.
+REPEAT_SECONDS = 1.0
+_levels: dict[str, float] = {}
+
 
 @cache
 def _counter(name: str) -> Any:
@@ -62,8 +68,26 @@ def add(name: str, value: float, **tags: str) -> None:
 
 
 def level(name: str, value: float) -> None:
-    """Set a gauge of this process."""
+    """Set a gauge of this process, until it is set anew."""
+    _levels[name] = value
     _gauge(name).set(value)
+    _repeat()
+
+
+@cache
+def _repeat() -> None:
+    """Ray exports a gauge once each time that it is set, and forgets it two exports later: an idle service's would go.
+
+    Cached: one thread a process.
+    """
+
+    def repeat() -> None:
+        while True:
+            time.sleep(REPEAT_SECONDS)
+            for name, value in list(_levels.items()):
+                _gauge(name).set(value)
+
+    threading.Thread(target=repeat, daemon=True).start()
 
 
 def seconds(name: str, value: float, **tags: str) -> None:
