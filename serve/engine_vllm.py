@@ -26,12 +26,15 @@ class VllmServing:
         os.environ.update({key: value for key, value in env.items() if key not in os.environ})
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
         options = vllm_options(str(recipe.path), config)
         # A cached prefix changes the last bits of the arithmetic and, once in a while, a token: an expansion must not
         # depend on what was asked before. Prompts are short, so little is lost.
         options |= {"enable_prefix_caching": False, "distributed_executor_backend": "uni"}
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
+        # vLLM's own metrics with Ray's, as `ray_vllm_...`.
+        loggers = None if options["disable_log_stats"] else [RayPrometheusStatLogger]
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options), stat_loggers=loggers)
         self._tokenizer = recipe.tokenizer
         self.max_model_len: int = self._llm.model_config.max_model_len
 

@@ -85,7 +85,7 @@ class Guard:
             log.exception("request failed")
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            metrics.add(metrics.REQUESTS, 1, route=route, code=str(answer.code))
+            metrics.count(metrics.REQUESTS, 1, route=route, code=str(answer.code))
             if not open_route:
                 metrics.seconds(metrics.LATENCY, time.perf_counter() - started, route=route)
 
@@ -173,7 +173,7 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, refused: Refused) -> None:
-        metrics.add(metrics.ERRORS, 1, type=refused.kind)
+        metrics.count(metrics.ERRORS, 1, type=refused.kind)
         if self.code:
             return  # Too late to say so: the answer has begun, and ends here.
         body = json.dumps(error(refused.code, refused.kind, refused.message)).encode()

@@ -153,7 +153,7 @@ def _add_errors(api: FastAPI) -> None:
     """All errors in one form."""
 
     def answer(code: int, kind: str, message: str, param: str | None = None) -> JSONResponse:
-        metrics.add(metrics.ERRORS, 1, type=kind)
+        metrics.count(metrics.ERRORS, 1, type=kind)
         return JSONResponse(error(code, kind, message, param), code)
 
     @api.exception_handler(RequestValidationError)

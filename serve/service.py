@@ -31,6 +31,7 @@ class ExpandService:
         self._pattern = re.compile(config.skip.pattern) if config.skip.pattern else None
         self._in_work = 0
         self._progress = time.monotonic()
+        metrics.begin(metrics.GENERATED_TOKENS, stage="serve")
 
     @classmethod
     async def open(cls, config: ServeConfig) -> "ExpandService":
@@ -73,7 +74,7 @@ class ExpandService:
                     if first:
                         metrics.seconds(metrics.FIRST_TOKEN, self._progress - started)
                         first = False
-                    metrics.add(metrics.GENERATED_TOKENS, piece.tokens, stage="serve")
+                    metrics.count(metrics.GENERATED_TOKENS, piece.tokens, stage="serve")
                     yield piece
         finally:
             self._in_work -= 1
@@ -105,7 +106,7 @@ class ExpandService:
                 yield answer.expansion
             yield answer
             return
-        metrics.add(metrics.CACHE, 1, outcome="miss")
+        metrics.count(metrics.CACHE, 1, outcome="miss")
         async with aclosing(self._write(query, self._decoding(options, 0), whole=False)) as written:
             async for new in written:
                 yield self._keep(key, query, (new,), started) if isinstance(new, Expansion) else new
@@ -122,7 +123,7 @@ class ExpandService:
     def cached(self, key: tuple[str, int | None, int]) -> tuple[Expansion, ...] | None:
         """A kept answer. Counted: the hit rate is a metric."""
         known = self._cache.get(key)
-        metrics.add(metrics.CACHE, 1, outcome="miss" if known is None else "hit")
+        metrics.count(metrics.CACHE, 1, outcome="miss" if known is None else "hit")
         return known
 
     def _keep(self, key: Any, query: str, made: tuple[Expansion, ...], started: float) -> Expanded:

@@ -1,12 +1,16 @@
 """What the tests of the cluster's files share."""
 
-from collections.abc import Iterator
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 ROOT = Path(__file__).parents[1]
+START_SECONDS = 240
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -44,3 +48,14 @@ def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
     for line in "\n".join(lines).replace("\\\n", "").splitlines():
         name, _, arguments = line.partition(" ")
         yield name, " ".join(arguments.split())
+
+
+def until(what: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if what():
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"not within {seconds:g} seconds")

@@ -23,6 +23,7 @@ def ray_cluster() -> Iterator[None]:
             "RAY_raylet_start_wait_time_s": "180",
             "RAY_DEDUP_LOGS": "0",
             "RAY_AUTH_MODE": "disabled",
+            "RAY_metrics_report_interval_ms": "1000",
         }
         ray.init(
             num_cpus=2,

@@ -1,5 +1,7 @@
 """The application on Ray Serve's own proxy with the transformers engine, and what it refuses to do."""
 
+import re
+import time
 from pathlib import Path
 
 import httpx
@@ -8,9 +10,17 @@ import pytest
 from aqe.config.serve import ServeConfig
 from aqe.errors import ConfigError
 from aqe.expand.expander import Expander
+from aqe.observe import metrics
 from cluster.local.ray_head import free_ports
 from serve.app import build
+from tests.cluster_tools import until
 from tests.serve_tools import KEY, aligned
+
+#: What a service that has answered and refused exports.
+EXPORTED = (
+    *(metrics.REQUESTS, metrics.ERRORS, metrics.CACHE, metrics.IN_FLIGHT, metrics.GENERATED_TOKENS),
+    *(f"{metrics.LATENCY}_bucket", f"{metrics.FIRST_TOKEN}_bucket"),
+)
 
 
 def test_expand_over_http(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,8 +42,20 @@ def test_expand_over_http(ray_cluster: None, tmp_path: Path, monkeypatch: pytest
             assert http.post("/v1/expand", json={"query": " "}).status_code == 422
             assert http.post("/v1/expand", content=b"x" * 10_000_000).status_code == 413
             assert http.get("/docs").status_code == 200
+        idle = time.monotonic()
+        # Ray forgets what is not said again within two exports, of a second each here.
+        until(lambda: time.monotonic() - idle > 4 and not {f"ray_{name}" for name in EXPORTED} - exported())
     finally:
         serve.shutdown()
+
+
+def exported() -> set[str]:
+    """Names of the metrics that the node exports."""
+    import ray
+
+    (node,) = ray.nodes()
+    page = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10).text
+    return {re.split("[{ ]", line)[0] for line in page.splitlines() if not line.startswith("#")}
 
 
 def test_no_start_beyond_this_machine_without_keys(

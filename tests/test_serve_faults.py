@@ -8,9 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,13 @@ from aqe.config.sample import EngineConfig
 from aqe.sample.engine_vllm import vllm_env
 from cluster.local.ray_head import Head, free_ports, ray_head
 from cluster.local.serve import ROOT, deployment, proxy_env
+from tests.cluster_tools import until
 from tests.serve_tools import aligned
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 ENGINE = {"name": "vllm", "dtype": "float32", "max_model_len": 128, "max_batch": 16, "kv_cache_gib": 1}
 #: vLLM's attention on CPUs has no heads below 32.
 SIZE = {"hidden_size": 128}
-START_SECONDS = 240
 SCRIPT = """
 import json, sys
 from aqe.config.sample import EngineConfig
@@ -112,17 +111,6 @@ class Load:
         finally:
             self._stop.set()
             thread.join()
-
-
-def until(what: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if what():
-                return
-        time.sleep(0.5)
-    raise AssertionError(f"not within {seconds:g} seconds")
 
 
 @pytest.fixture(scope="module")

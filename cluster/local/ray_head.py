@@ -100,13 +100,15 @@ def ray_head(more_env: Mapping[str, str] | None = None) -> Iterator[Head]:
     token = directory / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    gcs, dashboard, agent, client = free_ports(4)
+    gcs, dashboard, agent, client, monitor, head_metrics = free_ports(6)
     env = {
         **{k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")},
         "RAY_TMPDIR": str(directory),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "AUTOSCALER_METRIC_PORT": str(monitor),
+        "DASHBOARD_METRIC_PORT": str(head_metrics),
         "RAY_raylet_start_wait_time_s": str(START_SECONDS),
         "RAY_agent_register_timeout_ms": str(START_SECONDS * 1000),
         **{f"RAY_SERVE_HAPROXY_{key}": f"{directory}/haproxy{name}" for key, name in _HAPROXY_FILES.items()},

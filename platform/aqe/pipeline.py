@@ -34,6 +34,7 @@ from aqe.corpus.read import RECIPE, ingest_corpus, ingest_queries
 from aqe.errors import InputError
 from aqe.expand.settings import ExpanderSettings
 from aqe.index.stage import impact_index, lucene_index
+from aqe.observe import metrics
 from aqe.observe.cost import describe
 from aqe.observe.progress import Say, duration, say
 from aqe.prefer.stage import build_preferences
@@ -120,6 +121,8 @@ class Pipeline:
         # A query that a later split has too is left out on purpose.
         dead = stats["dead"] - stats.get("shared", 0)
         total = dead + sum(stats[key] for key in kept)
+        metrics.count(metrics.DEAD_LETTERS, dead, stage=stage)
+        metrics.count(metrics.ROWS, total, stage=stage)
         check_dead(stage, out / "dead_letters.parquet", dead, total, self.config.max_dead_share)
         return stats
 

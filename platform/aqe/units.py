@@ -62,6 +62,9 @@ class _Actor:
 
     def __init__(self, stage: str, out: str, empty: pa.Schema, make: Callable[..., Any], args: Mapping[str, Any]):
         self._stage, self._out, self._empty = stage, Path(out), empty
+        metrics.begin(metrics.ROWS, stage=stage)
+        metrics.begin(metrics.DEAD_LETTERS, stage=stage)
+        metrics.level(metrics.BUSY, 0, stage=stage)
         self._work: Callable[[Sequence[Row]], Result] = make(**args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -69,6 +72,7 @@ class _Actor:
         return pa.Table.from_pylist(done)
 
     def _one(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+        metrics.level(metrics.BUSY, 1, stage=self._stage)
         started = time.perf_counter()
         try:
             result = self._work(rows)
@@ -77,11 +81,13 @@ class _Actor:
             result = Result(self._empty.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
         dead = [{"stage": self._stage, "reason": why, "row": json.dumps(row, default=str)} for row, why in result.dead]
         counts = {**result.counts, "busy_seconds": time.perf_counter() - started}
+        metrics.level(metrics.BUSY, 0, stage=self._stage)
+        metrics.count(metrics.ROWS, len(rows), stage=self._stage)
         letters = self._out / "dead_letters" / f"{name}.parquet"
         letters.unlink(missing_ok=True)
         if dead:
             write_parquet(table(dead, DEAD_LETTERS), letters)
-            metrics.count(metrics.DEAD_LETTERS, len(dead), self._stage)
+            metrics.count(metrics.DEAD_LETTERS, len(dead), stage=self._stage)
         counts_row = {"name": name, "queries": len(rows), "dead": len(dead), "counts": json.dumps(counts)}
         # The data file comes last: where it is, the unit is done.
         schema = result.data.schema.with_metadata({b"aqe": json.dumps(counts_row).encode()})
@@ -134,12 +140,15 @@ def run_units(
         counts.update(json.loads(done["counts"]))
     dead, busy_before = 0, counts["busy_seconds"]
     if todo:
-        for done in _execute(stage, out, todo, schema, make, args, pool):
-            made = json.loads(done["counts"])
-            counts.update(made)
-            progress.update(done["queries"], **{k: v for k, v in made.items() if k in RATED})
-            dead += done["dead"]
-            check_dead(stage, out / "dead_letters", dead, total, max_dead_share)
+        with progress:
+            metrics.level(metrics.UNITS_LEFT, len(todo), stage=stage)
+            for number, done in enumerate(_execute(stage, out, todo, schema, make, args, pool), 1):
+                made = json.loads(done["counts"])
+                counts.update(made)
+                metrics.level(metrics.UNITS_LEFT, len(todo) - number, stage=stage)
+                progress.update(done["queries"], **{k: v for k, v in made.items() if k in RATED})
+                dead += done["dead"]
+                check_dead(stage, out / "dead_letters", dead, total, max_dead_share)
     made = {kind: counts[kind] for kind in RATED if kind in counts}
     rates = {f"{kind}_per_worker_second": round(n / max(counts["busy_seconds"], 1e-9), 2) for kind, n in made.items()}
     if todo and not before:

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from aqe.align.arguments import Kind
 from aqe.align.divergence import completion_logprobs, curve_texts, kl
 from aqe.artifact import write_text
+from aqe.observe import metrics
 
 STATE = "state"
 """Inside a Ray checkpoint: what Trainer resumes from."""
@@ -48,9 +49,10 @@ class ReportCheckpoint(TrainerCallback):  # type: ignore[misc]
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
-    """Adds seconds and tokens/s to every log row; rank 0 leaves the newest one in a file for the driver."""
+    """Adds seconds and tokens to every log row; rank 0 exports it, and leaves it in a file for the driver."""
 
-    def __init__(self, path: Path, rank: int) -> None:
+    def __init__(self, kind: Kind, path: Path, rank: int) -> None:
+        self.kind = kind
         self.path = path
         self.rank = rank
         self.time = 0.0
@@ -75,6 +77,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.time, self.tokens = now, tokens
         if self.rank == 0:
             write_text(json.dumps({"step": row["step"], "steps": state.max_steps, "loss": row["loss"]}), self.path)
+            metrics.level(metrics.TRAIN_LOSS, row["loss"], stage=self.kind)
+            metrics.level(metrics.TRAIN_TOKENS, row["tokens"] / row["seconds"], stage=self.kind)
+            if self.kind == "dpo":
+                metrics.level(metrics.TRAIN_MARGIN, row["rewards/margins"], stage=self.kind)
 
 
 class KlCurve(TrainerCallback):  # type: ignore[misc]

@@ -22,7 +22,8 @@ from aqe.align.worker import train_loop
 from aqe.artifact import read_parquet, write_parquet, write_text
 from aqe.config.align import AlignConfig
 from aqe.errors import ConfigError, InputError
-from aqe.observe.progress import duration
+from aqe.observe import metrics
+from aqe.observe.progress import duration, hide, show
 from aqe.units import check_dead
 
 STATS = "stats.json"
@@ -78,6 +79,8 @@ def train_stage(
         directory.mkdir(parents=True, exist_ok=True)
     rows, dead = encode(kind, read_parquet(data), AutoTokenizer.from_pretrained(model_path), config.max_length)
     write_parquet(dead, out / "dead_letters.parquet")
+    metrics.count(metrics.DEAD_LETTERS, dead.num_rows, stage=kind)
+    metrics.count(metrics.ROWS, dead.num_rows + len(rows), stage=kind)
     if not rows:
         why = f": {dead['reason'][0].as_py()}" if dead.num_rows else f". {_EMPTY[kind]}"
         raise InputError(f"{data}: no row of {dead.num_rows} can be trained on{why}")
@@ -223,7 +226,7 @@ def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> A
 
 @contextlib.contextmanager
 def _progress(path: Path, kind: Kind, say: Callable[[str], None]) -> Iterator[None]:
-    """Say how far training is, every ten seconds, from the file that worker 0 keeps."""
+    """Say and export how far training is, every ten seconds, from the file that worker 0 keeps."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -236,7 +239,9 @@ def _progress(path: Path, kind: Kind, say: Callable[[str], None]) -> Iterator[No
             first = first or (time.time(), now["step"])
             pace = (time.time() - first[0]) / max(1, now["step"] - first[1])
             left = now["steps"] - now["step"]
-            rate = f", {pace:.1f} s a step, ETA {duration(pace * left)}" if now["step"] > first[1] else ""
+            known = now["step"] > first[1]
+            show(kind, now["step"] / now["steps"], pace * left if known else None)
+            rate = f", {pace:.1f} s a step, ETA {duration(pace * left)}" if known else ""
             if now["step"] != said:
                 say(f"{kind}: step {now['step']}/{now['steps']}, loss {now['loss']:.4f}{rate}")
             said = now["step"]
@@ -248,3 +253,4 @@ def _progress(path: Path, kind: Kind, say: Callable[[str], None]) -> Iterator[No
     finally:
         stop.set()
         thread.join()
+        hide(kind)

@@ -32,7 +32,7 @@ def train_loop(job: dict[str, Any]) -> None:
             return
         args = trl_config(job["kind"], _fields(job, output_dir))
         dataset = load_tokens(job["tokens"])
-        progress = Progress(Path(job["progress"]), rank)
+        progress = Progress(job["kind"], Path(job["progress"]), rank)
         first = dataset.select(range(min(MEASURED_ROWS, len(dataset)))).to_list()
         trainer = build_trainer(
             job["kind"],

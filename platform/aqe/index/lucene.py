@@ -42,18 +42,18 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[
     args = ["-index", str(target), "-language", config.language, "-memoryBuffer", "256"]
     threads = config.threads or os.cpu_count() or 1
     indexer = LuceneIndexer(args=args, threads=threads)
-    progress = Progress("build_index", total, "passages", say)
     started = time.perf_counter()
-    for batch in _batches(corpus):
-        columns = batch.to_pydict()
-        indexer.add_batch_dict(
-            [
-                {"id": docid, "contents": f"{title}\n{text}"}
-                for docid, title, text in zip(columns["docid"], columns["title"], columns["text"], strict=True)
-            ]
-        )
-        progress.update(batch.num_rows)
-    indexer.close()
+    with Progress("build_index", total, "passages", say) as progress:
+        for batch in _batches(corpus):
+            columns = batch.to_pydict()
+            indexer.add_batch_dict(
+                [
+                    {"id": docid, "contents": f"{title}\n{text}"}
+                    for docid, title, text in zip(columns["docid"], columns["title"], columns["text"], strict=True)
+                ]
+            )
+            progress.update(batch.num_rows)
+        indexer.close()
     seconds = time.perf_counter() - started
     return {
         "passages": total,

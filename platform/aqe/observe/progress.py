@@ -1,10 +1,12 @@
-"""One line every few seconds: how far, how fast, how long still, what is being made."""
+"""How far, how fast, how long still, what is being made: one line every few seconds, and gauges."""
 
 import time
 from collections import Counter
 from collections.abc import Callable
 
 from tqdm import tqdm
+
+from aqe.observe import metrics
 
 Say = Callable[[str], None]
 
@@ -19,8 +21,21 @@ def duration(seconds: float) -> str:
     return str(tqdm.format_interval(max(0, round(seconds))))
 
 
+def show(stage: str, done: float, left: float | None) -> None:
+    """Export the share of a stage that is done, and the seconds that it still takes where they are known."""
+    metrics.level(metrics.DONE, done, stage=stage)
+    if left is not None:
+        metrics.level(metrics.ETA, left, stage=stage)
+
+
+def hide(stage: str) -> None:
+    """The stage runs no longer."""
+    for name in (metrics.DONE, metrics.ETA, metrics.UNITS_LEFT):
+        metrics.forget(name, stage=stage)
+
+
 class Progress:
-    """Counts work and says one line at most every `every` seconds, and one at the end.
+    """Counts work and says one line at most every `every` seconds, and one at the end. A context: the stage's life.
 
     `already` items were done by an earlier run: they count as done, not in the rate.
     """
@@ -33,6 +48,13 @@ class Progress:
         if already:
             say(f"{stage}: {already} of {total} {noun} were done before")
 
+    def __enter__(self) -> "Progress":
+        show(self._stage, self._already / max(self._total, 1), None)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        hide(self._stage)
+
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
@@ -43,23 +65,31 @@ class Progress:
         now = time.monotonic()
         self._done += done
         self._counts.update({k: v for k, v in counts.items()})  # type: ignore[arg-type]
+        share = (self._done + self._already) / max(self._total, 1)
+        show(self._stage, share, self.left if self._done else None)
         if self._done + self._already >= self._total or now - self._last >= self._every:
             self._last = now
             self._say(self.line())
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end at the rate so far; infinite before anything is done."""
+        if not self._done:
+            return float("inf")
+        return self.seconds / self._done * (self._total - self._done - self._already)
 
     def line(self) -> str:
         """The line that would be said now."""
         seconds = max(self.seconds, 1e-9)
         rate = self._done / seconds
         done = self._done + self._already
-        left = (self._total - done) / rate if rate else float("inf")
         parts = [
             f"{self._stage}: {done}/{self._total} {self._noun} ({100 * done / max(self._total, 1):.0f} %)",
             f"{rate:.2f} {self._noun}/s",
             *(f"{value / seconds:.0f} {name}/s" for name, value in self._counts.items()),
         ]
-        if done < self._total and left != float("inf"):
-            parts.append(f"ETA {duration(left)}")
+        if done < self._total and self._done:
+            parts.append(f"ETA {duration(self.left)}")
         else:
             parts.append(f"took {duration(seconds)}")
         return ", ".join(parts)

@@ -58,6 +58,7 @@ class RankWorker:
     """Ranks a unit of queries, each with all its candidates."""
 
     def __init__(self, source: RankerSource, stage: str) -> None:
+        metrics.begin(metrics.RANKS, stage=stage)
         self._ranker = source.open()
         self._config = source.config
         self._stage = stage
@@ -70,7 +71,7 @@ class RankWorker:
                 made += self._rank(row)
             except Exception as error:
                 dead.append((row, f"{type(error).__name__}: {error}"))
-        metrics.count(metrics.RANKS, len(made), self._stage)
+        metrics.count(metrics.RANKS, len(made), stage=self._stage)
         return Result(table(made, RANKS), dead, {"ranks": len(made)})
 
     def _rank(self, row: Row) -> list[dict[str, Any]]:

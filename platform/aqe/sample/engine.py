@@ -1,6 +1,7 @@
 """What a generation engine is, and the choice between them."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -56,6 +57,9 @@ class Engine(Protocol):
     """
 
     name: str
+    prompt_tokens: Counter[str]
+    """Of the last `generate`: prompt tokens of all candidates by source, `computed` or `cached` (shared with others).
+    Empty where the engine exports them itself."""
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         """Candidates of each request in order, or the reason why a request cannot be served (too long, empty)."""

@@ -6,6 +6,7 @@ the batch, and the cut to the top k comes before the softmax.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -105,6 +106,7 @@ class TransformersEngine:
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.ends = {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
+        self.prompt_tokens: Counter[str] = Counter()
         self._prefix: tuple[list[int], Any] | None = None
         """The newest beginning that prompts shared, and its cache."""
         self._windowed = False
@@ -118,6 +120,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         """See `Engine.generate`. Draws depend on a request's seed, candidate and step alone."""
+        self.prompt_tokens = Counter()
         prompts = [self._encode(request.prompt) for request in requests]
         results: list[list[Generated] | str] = [p if isinstance(p, str) else [] for p in prompts]
         served = {i: p for i, p in enumerate(prompts) if not isinstance(p, str)}
@@ -125,6 +128,8 @@ class TransformersEngine:
             ids = [served[i] for i in group]
             for place, rows in enumerate(self._candidates(ids, [requests[i] for i in group])):
                 results[group[place]] = [self._finished(row) for row in rows]
+        asked = sum(len(ids) * requests[i].num_samples for i, ids in served.items())
+        self.prompt_tokens["cached"] = asked - self.prompt_tokens["computed"]
         return results
 
     def _encode(self, prompt: str) -> list[int] | str:
@@ -183,6 +188,7 @@ class TransformersEngine:
         else:
             cache.batch_repeat_interleave(len(prompts))
         rest = [p[shared:] for p in prompts]
+        self.prompt_tokens["computed"] += sum(map(len, rest))
         longest = max(map(len, rest))
         ids = torch.tensor([[0] * (longest - len(r)) + r for r in rest], device=self.device)
         mask = torch.tensor([[1] * shared + [0] * (longest - len(r)) + [1] * len(r) for r in rest], device=self.device)
@@ -197,6 +203,7 @@ class TransformersEngine:
         if self._windowed:
             return None
         if self._prefix is None or self._prefix[0] != ids:
+            self.prompt_tokens["computed"] += len(ids)
             out = self.model(torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1)
             self._prefix = ids, out.past_key_values
             self._windowed = any(type(layer) is not DynamicLayer for layer in out.past_key_values.layers)

@@ -29,6 +29,8 @@ class SampleWorker:
         sampling: Sampling,
         stage: str,
     ) -> None:
+        for name in (metrics.GENERATED_TOKENS, metrics.CANDIDATES):
+            metrics.begin(name, stage=stage)
         self._engine = make_engine(engine, model_path, config, sampling)
         self._stage = stage
 
@@ -42,8 +44,10 @@ class SampleWorker:
             else:
                 made += _records(row, answer)
         tokens = sum(r["num_tokens"] for r in made)
-        metrics.count(metrics.GENERATED_TOKENS, tokens, self._stage)
-        metrics.count(metrics.CANDIDATES, len(made), self._stage)
+        metrics.count(metrics.GENERATED_TOKENS, tokens, stage=self._stage)
+        metrics.count(metrics.CANDIDATES, len(made), stage=self._stage)
+        for source, number in self._engine.prompt_tokens.items():
+            metrics.count(metrics.PROMPT_TOKENS, number, stage=self._stage, source=source)
         counts = {
             "candidates": len(made),
             "tokens": tokens,
