@@ -10,7 +10,7 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank bench-serve serve package clean
+.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank bench-serve serve package cluster-up cluster-down clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -59,6 +59,12 @@ bench-serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB
 
 serve: setup  ## the expander as an HTTP endpoint with a page on http://127.0.0.1:8000
 	@$(PY) -m cluster.local.serve
+
+cluster-up: setup  ## several Ray nodes on this machine: a head, one labelled pool=gpu, two pool=cpu; they stay up
+	@$(PY) -m cluster.local.nodes up
+
+cluster-down: setup  ## stop them, and nothing else
+	@$(PY) -m cluster.local.nodes down
 
 package: setup  ## the code as a checksummed zip below dist/, for `working_dir: https://...`
 	@$(PY) -m cluster.package

@@ -13,5 +13,5 @@ done < "$here/../serve/proxy.env"
 export RAY_AUTH_MODE=token
 
 # An empty directory: Ray's workers import what lies where `ray start` was called, before the code that was deployed.
-cd "$(mktemp -d)"
+cd "$(mktemp -d -p "${RAY_TMPDIR:-${TMPDIR:-/tmp}}")"
 exec ray start "$@"

@@ -1,4 +1,4 @@
-"""A Ray of one's own on this machine: own ports, own directory, own token; stopped by its own process ids.
+"""A Ray of one's own on this machine: own ports, own directory, own token; stopped by what works in its directory.
 
 `ray stop` would end every Ray on the machine, other people's too.
 """
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ _HAPROXY_FILES = {
 }
 #: Loaded here: nothing may be loaded between fork and exec.
 _LIBC = ctypes.CDLL(None)
+_BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Head:
     env: dict[str, str]
     directory: Path
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What HTTP requests to `address` show."""
+        token = Path(self.env["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+        return {"Authorization": f"Bearer {token}"}
+
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
@@ -51,58 +58,21 @@ def free_ports(count: int) -> list[int]:
         return [s.getsockname()[1] for s in sockets]
 
 
-def _die_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the process that starts this one is gone, even if it was killed."""
-    _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def _wait(process: subprocess.Popen[bytes], dashboard: int, log: Path) -> None:
-    """Until the head answers; its log's end on failure."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard), timeout=1):
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.5)
-    raise SystemExit(f"Ray did not start. The end of {log}:\n{log.read_text()[-2000:]}")
-
-
-def _stop(process: subprocess.Popen[bytes], directory: Path) -> None:
-    """End the head and all that it started: its process group, and whatever still works in its directory."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=5)
-    family = []
-    for other in psutil.process_iter(["cmdline"]):
-        with contextlib.suppress(psutil.Error):
-            # Workers rename themselves, so their open log files tell whose they are.
-            if str(directory) in " ".join(other.info["cmdline"] or ()) or any(
-                f.path.startswith(str(directory)) for f in other.open_files()
-            ):
-                family.append(other)
-    for other in family:
-        if other.pid != os.getpid():
-            with contextlib.suppress(psutil.Error):
-                other.kill()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    psutil.wait_procs(family, timeout=10)
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def ray_head(more_env: Mapping[str, str] | None = None) -> Iterator[Head]:
-    """Start a head node with a dashboard on loopback, yield it, stop it. `more_env` is set for it and its clients."""
+def new_directory() -> Path:
+    """A directory for a Ray, with a `token` in it that only this user reads."""
     # Ray's sockets lie below this directory, and a socket's path may have 107 characters: not below a long TMPDIR.
     directory = Path(tempfile.mkdtemp(prefix="aqe-", dir="/tmp"))
     token = directory / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    gcs, dashboard, agent, client = free_ports(4)
-    env = {
+    return directory
+
+
+def environment(directory: Path, token: Path, more_env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """That of a node that works in `directory`, and of the head's clients."""
+    return {
         **{k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")},
+        "PATH": f"{_BIN}:{os.environ['PATH']}",
         "RAY_TMPDIR": str(directory),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -112,32 +82,103 @@ def ray_head(more_env: Mapping[str, str] | None = None) -> Iterator[Head]:
         **{f"RAY_SERVE_HAPROXY_{key}": f"{directory}/haproxy{name}" for key, name in _HAPROXY_FILES.items()},
         **(more_env or {}),
     }
-    ray = str(Path(sys.executable).parent / "ray")
-    command = [
-        *(ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"),
-        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"),
-        *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
-        "--object-store-memory=500000000",
-    ]
-    log = directory / "head.log"
-    with log.open("wb") as out:
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the thread that starts this process is gone, even if it was killed."""
+    _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def launch(
+    command: Sequence[str], directory: Path, env: Mapping[str, str], *, outlive: bool = False
+) -> subprocess.Popen[bytes]:
+    """Run `command` in `directory`, output in its `ray.log`; it ends with its parent unless it may `outlive` it."""
+    with (directory / "ray.log").open("wb") as out:
         # From a neutral directory: Ray's workers would import this checkout in place of the submitted package.
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             env=env,
             cwd=directory,
+            stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=None if outlive else _die_with_parent,
         )
+
+
+def failure(directory: Path) -> SystemExit:
+    """What to raise when the Ray in `directory` does not come up: the end of its log."""
+    log = directory / "ray.log"
+    return SystemExit(f"Ray did not start. The end of {log}:\n{log.read_text()[-2000:]}")
+
+
+def start_head(
+    directory: Path,
+    token: Path,
+    *options: str,
+    more_env: Mapping[str, str] | None = None,
+    start: Sequence[str] = (str(_BIN / "ray"), "start"),
+    outlive: bool = False,
+) -> Head:
+    """Start a head node in `directory`, with a dashboard on loopback and further `options` of `ray start`.
+
+    `more_env` is set for it and its clients. Whoever calls this calls `kill_all(directory)` at the end.
+    """
+    gcs, dashboard, agent, client = free_ports(4)
+    env = environment(directory, token, more_env)
+    command = [
+        *(*start, "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"),
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"),
+        *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+        *("--object-store-memory=500000000", *options),
+    ]
+    process = launch(command, directory, env, outlive=outlive)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard), timeout=1):
+            break
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise failure(directory)
+        time.sleep(0.5)
+    address = f"http://127.0.0.1:{dashboard}"
+    return Head(address, f"127.0.0.1:{gcs}", {**env, "RAY_API_SERVER_ADDRESS": address}, directory)
+
+
+def _family(directory: Path) -> list[psutil.Process]:
+    """What works in `directory`: it writes files there, or was told of it.
+
+    Process ids would be forgotten with a node that was killed, and Ray's workers rename themselves. What has a terminal
+    is somebody looking at a log.
+    """
+    inside, found = f"{directory}/", []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid == os.getpid() or process.terminal() is not None:
+                continue
+            if inside in " ".join(process.cmdline()) or any(
+                f.path.startswith(inside) and f.mode != "r" for f in process.open_files()
+            ):
+                found.append(process)
+    return found
+
+
+def kill_all(directory: Path) -> None:
+    """SIGKILL what works in `directory`, until nothing does."""
+    # A raylet may start a worker while its family is counted.
+    while family := _family(directory):
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
+
+
+@contextlib.contextmanager
+def ray_head(more_env: Mapping[str, str] | None = None) -> Iterator[Head]:
+    """Start a head node with a dashboard on loopback, yield it, stop it. `more_env` is set for it and its clients."""
+    directory = new_directory()
     try:
-        _wait(process, dashboard, log)
-        yield Head(
-            f"http://127.0.0.1:{dashboard}",
-            f"127.0.0.1:{gcs}",
-            {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"},
-            directory,
-        )
+        yield start_head(directory, directory / "token", more_env=more_env)
     finally:
-        _stop(process, directory)
+        kill_all(directory)
+        shutil.rmtree(directory, ignore_errors=True)

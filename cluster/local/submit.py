@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +80,9 @@ def main() -> int:
             + shlex.join(options),
             flush=True,
         )
-        command = [
-            *(str(Path(sys.executable).parent / "ray"), "job", "submit", "--no-wait", "--submission-id", "aqe"),
-            *("--working-dir", str(ROOT), "--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml")),
-            *("--", sys.executable, f"jobs/{args.job}.py", *options),
-        ]
         try:
-            submitted = subprocess.run(
-                command, cwd=ROOT, env=head.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-            if submitted.returncode:
-                print(submitted.stdout, end="", file=sys.stderr)
-            code = submitted.returncode or follow(_client(head), "aqe")
+            submit(head, args.job, options, "aqe")
+            code = follow(job_client(head), "aqe")
         except KeyboardInterrupt:
             print("\nInterrupted. The same command resumes.", flush=True)
             code = 130
@@ -98,12 +90,27 @@ def main() -> int:
     return code
 
 
-def _client(head: Head) -> Any:
+def submit(head: Head, job: str, options: Sequence[str], name: str) -> None:
+    """`ray job submit` this checkout's jobs/`job`.py under the submission id `name`; returns when it is accepted.
+
+    Raises SystemExit with what the command said where it is not.
+    """
+    command = [
+        *(str(Path(sys.executable).parent / "ray"), "job", "submit", "--no-wait", "--submission-id", name),
+        *("--working-dir", str(ROOT), "--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml")),
+        *("--", sys.executable, f"jobs/{job}.py", *options),
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=head.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout)
+
+
+def job_client(head: Head) -> Any:
+    """A ray.job_submission.JobSubmissionClient that shows the head's token."""
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
-    token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
-    return JobSubmissionClient(head.address, headers={"Authorization": f"Bearer {token}"})
+    return JobSubmissionClient(head.address, headers=head.headers)
 
 
 def follow(client: Any, job: str) -> int:
