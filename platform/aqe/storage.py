@@ -14,7 +14,7 @@ from aqe.errors import StorageError
 from aqe.observe.progress import say
 
 #: Seconds before each further try: a quota is being raised, a mount hangs, a server wants fewer requests.
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+PAUSES: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 T = TypeVar("T")
 
