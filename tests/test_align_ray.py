@@ -19,6 +19,7 @@ from aqe.align.tokens import encode, save_tokens
 from aqe.align.trainers import build_trainer, trl_config
 from aqe.artifact import read_parquet
 from aqe.config.align import AlignConfig
+from aqe.nodes import nodes_of
 from tests.align_tools import make_model, write_rows
 
 SETTINGS: dict[str, Any] = {
@@ -43,7 +44,7 @@ def run(kind: Kind, start: Path, root: Path, *, name: str | None = None, **setti
         data=write_rows(kind, ROWS[kind], root / f"{kind}.parquet"),
         config=AlignConfig.model_validate(SETTINGS | settings),
         storage=out / "storage",
-        use_gpu=False,
+        nodes=nodes_of("gpu"),
         max_dead_share=0.0,
         say=lambda line: None,
     )

@@ -1,10 +1,12 @@
 """The model card of an aligned model: data, prompts, index, settings and, once they are measured, results."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aqe.align.export import write_model_card
+from aqe.align.stage import STATS
 from aqe.artifact import TRAINING_PACKAGES, versions
 from aqe.config.pipeline import STAGES
 from aqe.sample.prompts import render, resolve, template_tokenizer
@@ -42,7 +44,7 @@ def write_card(pipeline: "Pipeline", name: str, model_dir: Path, metrics: Mappin
             "stages": STAGES[name],
             **{f"{stage}.{k}": v for stage in STAGES[name] for k, v in getattr(align, stage).model_dump().items()},
             "adapters": "none, all weights were trained" if align.lora is None else align.lora.model_dump(),
-            "precision": "bfloat16" if align.uses_bfloat16(pipeline.num_gpus > 0) else "float32",
+            "precision": json.loads((model_dir.parent / STATS).read_text())["precision"],
             **align.model_dump(include={"zero_stage", "max_length", "seed"}),
             **versions(*TRAINING_PACKAGES),
         },

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import ray
 
 from aqe.align.stage import train_stage
 from aqe.artifact import (
@@ -34,6 +33,7 @@ from aqe.corpus.read import RECIPE, ingest_corpus, ingest_queries
 from aqe.errors import InputError
 from aqe.expand.settings import ExpanderSettings
 from aqe.index.stage import impact_index, lucene_index
+from aqe.nodes import nodes_of
 from aqe.observe.cost import describe
 from aqe.observe.progress import Say, duration, say
 from aqe.prefer.stage import build_preferences
@@ -59,9 +59,6 @@ class Pipeline:
         self.say = say
         self.root = config.run_dir
         self.root.mkdir(parents=True, exist_ok=True)
-        resources = ray.cluster_resources()
-        self.num_cpus = max(1, int(resources.get("CPU", 1)))
-        self.num_gpus = int(resources.get("GPU", 0))
         self._said: set[str] = set()
 
     def make(self, stage: str, **kwargs: Any) -> Artifact:
@@ -224,7 +221,6 @@ class Pipeline:
         aligned: Artifact | None = None,
     ) -> Artifact:
         config = self.config.engine
-        engine = choose_engine(config, self.num_gpus > 0)
         # Greedy units hold as many sequences as sampling units do.
         queries_per_unit = self.config.sample.queries_per_unit
         if num_samples == 1:
@@ -240,6 +236,9 @@ class Pipeline:
         }
 
         def build(out: Path) -> dict[str, Any]:
+            nodes = nodes_of("gpu")
+            use_gpu = nodes.gpus > 0
+            engine = choose_engine(config, use_gpu)
             plan = make_plan(
                 queries,
                 prompt,
@@ -247,7 +246,7 @@ class Pipeline:
                 seed=seed,
                 queries_per_unit=queries_per_unit,
                 # As resolved: units made on other machines than these are not mixed with theirs.
-                identity=f"{model[1]} {settings} {engine} {config.precision(self.num_gpus > 0)}",
+                identity=f"{model[1]} {settings} {engine} {config.precision(use_gpu)}",
                 tokenizer=template_tokenizer(prompt, model[0]),
             )
             return sample_expansions(
@@ -257,7 +256,7 @@ class Pipeline:
                 engine=engine,
                 config=config,
                 sampling=sampling,
-                pool=engine_pool(config, self.num_cpus, self.num_gpus),
+                pool=engine_pool(config, nodes),
                 max_dead_share=self.config.max_dead_share,
                 say=self.say,
                 stage=stage,
@@ -302,7 +301,7 @@ class Pipeline:
                 index=index.path,
                 index_config=self.config.index,
                 config=config,
-                pool=ranker_pool(config, self.config.index, self.num_cpus),
+                pool=ranker_pool(config, self.config.index, nodes_of("cpu")),
                 max_dead_share=self.config.max_dead_share,
                 say=self.say,
                 stage=stage,
@@ -365,7 +364,7 @@ class Pipeline:
                 data=preferences.path / f"{kind}.parquet",
                 config=config,
                 storage=out / "checkpoints",
-                use_gpu=self.num_gpus > 0,
+                nodes=nodes_of("gpu"),
                 max_dead_share=self.config.max_dead_share,
                 say=self.say,
             )

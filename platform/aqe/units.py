@@ -55,6 +55,8 @@ class Pool:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     env: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the nodes that they may run on."""
 
 
 class _Actor:
@@ -66,7 +68,8 @@ class _Actor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         done = [self._try(row["name"], json.loads(row["rows"])) for row in batch.to_pylist()]
-        return pa.Table.from_pylist(done)
+        actor = ray.get_runtime_context().get_actor_id()
+        return pa.Table.from_pylist([{**row, "actor": actor} for row in done])
 
     def _try(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         try:
@@ -151,12 +154,14 @@ def run_units(
     for done in before.values():
         counts.update(json.loads(done["counts"]))
     dead, busy_before = 0, counts["busy_seconds"]
+    worked: set[str] = set()
     if todo:
         for done in _execute(stage, out, todo, schema, make, args, pool):
             if done["refused"]:
                 raise StorageError(done["refused"])
             made = json.loads(done["counts"])
             counts.update(made)
+            worked.add(done["actor"])
             progress.update(done["queries"], **{k: v for k, v in made.items() if k in RATED})
             dead += done["dead"]
             check_dead(stage, out / "dead_letters", dead, total, max_dead_share)
@@ -166,9 +171,8 @@ def run_units(
         # A resumed run has seen only a part of the work: it measures no rate of the whole pool.
         rates |= {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in made.items()}
     # Held, not only busy: from the pool's start to its end, and what earlier runs were busy with. A worker takes one
-    # core, beside a GPU too.
-    workers = min(pool.size, max(len(todo), 1))
-    hours = ((progress.seconds * workers if todo else 0.0) + busy_before) / 3600
+    # core, beside a GPU too. Those that still wait for a node hold nothing.
+    hours = (progress.seconds * len(worked) + busy_before) / 3600
     return {
         "rows_in": total,
         "dead": dead,
@@ -196,6 +200,7 @@ def _execute(
         fn_constructor_args=(stage, str(out), schema, make, dict(args)),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
+        label_selector=dict(pool.labels),
         runtime_env={"env_vars": dict(pool.env)},
     )
     return dataset.iter_rows()

@@ -22,6 +22,7 @@ from aqe.align.worker import train_loop
 from aqe.artifact import read_parquet, write_parquet, write_text
 from aqe.config.align import AlignConfig
 from aqe.errors import ConfigError, InputError
+from aqe.nodes import Nodes
 from aqe.observe.progress import duration
 from aqe.units import check_dead
 
@@ -52,7 +53,7 @@ def train_stage(
     data: Path,
     config: AlignConfig,
     storage: Path,
-    use_gpu: bool,
+    nodes: Nodes,
     max_dead_share: float,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -71,7 +72,8 @@ def train_stage(
     from transformers import AutoTokenizer
 
     started = time.time()
-    workers = worker_count(kind, config, use_gpu)
+    use_gpu = nodes.gpus > 0
+    workers = worker_count(kind, config, nodes)
     micro, accumulation = batches(kind, config, workers)
     out, storage = out.resolve(), storage.resolve()
     for directory in (out, storage):
@@ -97,6 +99,7 @@ def train_stage(
         "progress": str(storage / "progress.json"),
         "reference": str(storage / "reference.safetensors"),
         "use_gpu": use_gpu,
+        "nodes": nodes,
         "micro": micro,
         "accumulation": accumulation,
     }
@@ -120,7 +123,7 @@ def train_stage(
         "micro_batch_size": micro,
         "accumulation": accumulation,
         "precision": "bfloat16" if config.uses_bfloat16(use_gpu) else "float32",
-        "cpu_hours": round(hours * (1 if use_gpu else _threads(workers)), 5),
+        "cpu_hours": round(hours * (1 if use_gpu else _threads(workers, nodes)), 5),
         "gpu_hours": round(hours * use_gpu, 5),
         **summary(table),
         **measured,
@@ -149,24 +152,22 @@ def summary(table: pa.Table) -> dict[str, Any]:
     return stats
 
 
-def worker_count(kind: Kind, config: AlignConfig, use_gpu: bool) -> int:
+def worker_count(kind: Kind, config: AlignConfig, nodes: Nodes) -> int:
     """Training workers: as configured; else as many GPUs as the batch can be shared out to; else one on all cores.
 
-    Raises ConfigError when the cluster has too few: Ray would wait for them for ever.
+    Raises ConfigError when there are too few, and no autoscaler: Ray would wait for them for ever.
     """
-    import ray
-
-    resource = "GPU" if use_gpu else "CPU"
-    there = int(ray.cluster_resources().get(resource, 0))
-    if there < (config.workers or 1):
-        raise ConfigError(
-            f"align.workers is {config.workers or 'null'}, but the Ray cluster has {there} {resource}s. "
-            f"Lower align.workers or add nodes."
-        )
-    if config.workers is not None or not use_gpu:
-        return config.workers or 1
+    there, resource = (nodes.gpus, "GPU") if nodes.gpus else (sum(nodes.cpus), "CPU")
+    if config.workers is not None:
+        if there < config.workers and not nodes.grows:
+            where = "".join(f" of nodes labelled {name}={value}" for name, value in nodes.labels.items())
+            raise ConfigError(
+                f"align.workers is {config.workers}, but the Ray cluster has {there} {resource}s{where}. "
+                "Lower align.workers or add nodes."
+            )
+        return config.workers
     batch = stage_config(kind, config).batch_size
-    return max(n for n in range(1, there + 1) if batch % n == 0)
+    return max(n for n in range(1, nodes.gpus + 1) if batch % n == 0) if nodes.gpus else 1
 
 
 def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
@@ -181,11 +182,12 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
         os.environ.setdefault(name, value)
     config: AlignConfig = job["config"]
     use_gpu: bool = job["use_gpu"]
+    nodes: Nodes = job["nodes"]
     trainer = TorchTrainer(
         train_loop,
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, label_selector=dict(nodes.labels)),
         run_config=RunConfig(
             # A DeepSpeed checkpoint fits the workers and the precision that wrote it: others begin anew.
             name=f"{job['kind']}-{workers}x{job['micro']}-{'bf16' if config.uses_bfloat16(use_gpu) else 'fp32'}",
@@ -194,19 +196,15 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             # At INFO every rank says four lines a checkpoint.
             logging_config=LoggingConfig(log_level="WARNING"),
-            worker_runtime_env={"env_vars": worker_env(use_gpu, _threads(workers))},
+            worker_runtime_env={"env_vars": worker_env(use_gpu, _threads(workers, nodes))},
         ),
     )
     return Path(trainer.fit().checkpoint.path)
 
 
-def _threads(workers: int) -> int:
-    """CPU threads of each of `workers`: the cores of the smallest node that has any, shared out to those it may get."""
-    import ray
-
-    nodes = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    cores = [int(cpus) for cpus in nodes if cpus]
-    return max(1, min(cores) // -(-workers // len(cores)))
+def _threads(workers: int, nodes: Nodes) -> int:
+    """CPU threads of each of `workers`: the cores of the smallest node, shared out to those it may get."""
+    return max(1, min(nodes.cpus) // -(-workers // len(nodes.cpus)))
 
 
 def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> Any:
@@ -214,8 +212,12 @@ def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> A
     import ray
 
     use_gpu: bool = job["use_gpu"]
+    nodes: Nodes = job["nodes"]
     task = ray.remote(function).options(
-        num_cpus=1, num_gpus=1 if use_gpu else 0, runtime_env={"env_vars": worker_env(use_gpu, _threads(1))}
+        num_cpus=1,
+        num_gpus=1 if use_gpu else 0,
+        label_selector=dict(nodes.labels),
+        runtime_env={"env_vars": worker_env(use_gpu, _threads(1, nodes))},
     )
     bfloat16 = job["config"].uses_bfloat16(use_gpu)
     return ray.get(task.remote(job["kind"], start=job["model_path"], bfloat16=bfloat16, use_gpu=use_gpu, **kwargs))

@@ -24,6 +24,7 @@ import regex  # type: ignore[import-untyped]
 from aqe import records
 from aqe.artifact import write_parquet
 from aqe.errors import InputError
+from aqe.nodes import nodes_of
 
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
 _ASCII_TOKEN = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")  # the same rule for lower-cased ASCII, several times faster
@@ -108,7 +109,11 @@ def _by_answers(files: Sequence[Path], queries: pa.Table) -> pa.Table:
     # (Ray 2.60), which would leave all but one core idle, and would move passages that a task can read itself.
     shards = [{"file": str(f.absolute()), "group": g} for f in files for g in range(pq.read_metadata(f).num_row_groups)]
     matches = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-        _match_shards, batch_size=1, batch_format="pyarrow", fn_kwargs={"matcher": [matcher]}
+        _match_shards,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"matcher": [matcher]},
+        label_selector=dict(nodes_of("cpu").labels),
     )
     tables = [table for table in ray.get(matches.to_arrow_refs()) if table.num_rows]
     if not tables:

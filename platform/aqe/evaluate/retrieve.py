@@ -89,7 +89,7 @@ def retrieve(
         batched([dict(row) for row in rows], 32),
         schema=RETRIEVED,
         make=RetrieveWorker,
-        args={"source": ranker_source(config, index, index_config)},
+        args={"source": ranker_source(config, index, index_config, pool.labels)},
         pool=pool,
         noun="queries",
         max_dead_share=max_dead_share,

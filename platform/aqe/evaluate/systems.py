@@ -14,6 +14,7 @@ from aqe.evaluate.compare import System
 from aqe.evaluate.expansions import cut
 from aqe.evaluate.measures import ndcg_at_10
 from aqe.evaluate.retrieve import retrieve
+from aqe.nodes import nodes_of
 from aqe.pipeline import Pipeline
 from aqe.prefer.candidates import join
 from aqe.rank.stage import ranker_pool
@@ -112,7 +113,7 @@ def search(pipeline: Pipeline, name: str, source: Source, queries: pa.Table, qre
             index=pipeline.ranking_index.path,
             index_config=config.index,
             config=config.rank,
-            pool=ranker_pool(config.rank, config.index, pipeline.num_cpus),
+            pool=ranker_pool(config.rank, config.index, nodes_of("cpu")),
             max_dead_share=config.max_dead_share,
             say=pipeline.say,
             stage=stage,

@@ -6,8 +6,9 @@ one another. A task holds 8 bytes a posting of its shard: memory depends on the 
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,24 @@ def build_impacts(
     }
 
 
-def build_impacts_on_ray(out: Path, lucene: Path, config: IndexConfig) -> dict[str, Any]:
-    """The same in a worker process that may have a JVM, its shards in tasks of their own. Needs a connection to Ray."""
-    read = ray.remote(num_cpus=1, runtime_env={"env_vars": jvm.ray_env()})(build_impacts)
-    stats: dict[str, Any] = ray.get(read.remote(out, lucene, config, say, _side_by_side))
+def build_impacts_on_ray(out: Path, lucene: Path, config: IndexConfig, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The same in a worker process that may have a JVM, its shards in tasks of their own; on nodes with these labels.
+
+    Needs a connection to Ray.
+    """
+    asked = dict(labels)
+    read = ray.remote(num_cpus=1, label_selector=asked, runtime_env={"env_vars": jvm.ray_env()})(build_impacts)
+    stats: dict[str, Any] = ray.get(read.remote(out, lucene, config, say, partial(_side_by_side, asked)))
     return stats
 
 
-def _side_by_side(make: Callable[..., int], plan: Plan, out: Path, ranges: Sequence[tuple[int, int]]) -> list[int]:
+def _side_by_side(
+    labels: dict[str, str], make: Callable[..., int], plan: Plan, out: Path, ranges: Sequence[tuple[int, int]]
+) -> list[int]:
     # So many tasks on a node as its memory holds: 14 bytes a posting, docids and terms beside them.
     postings = int(plan.df.sum(dtype=np.int64)) // len(ranges)
     memory = 14 * postings + 150 * len(plan.docids) // len(ranges) + 24 * len(plan.vocabulary)
-    shared, task = ray.put(plan), ray.remote(num_cpus=1, memory=memory)(make)
+    shared, task = ray.put(plan), ray.remote(num_cpus=1, memory=memory, label_selector=labels)(make)
     made: list[int] = ray.get([task.remote(shared, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)])
     return made
 

@@ -10,6 +10,7 @@ from aqe.index import jvm
 from aqe.index.impacts import build_impacts_on_ray
 from aqe.index.lucene import build_index
 from aqe.index.shard import VERSION
+from aqe.nodes import nodes_of
 from aqe.observe.progress import say
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def lucene_index(pipeline: "Pipeline") -> Artifact:
             link.symlink_to(given)
             return {"passages": corpus.stats["passages"]}
         # A worker process of its own, with the environment that a JVM needs inside Ray.
-        task = ray.remote(num_cpus=1, runtime_env={"env_vars": jvm.ray_env()})(build_index)
+        labels = dict(nodes_of("cpu").labels)
+        task = ray.remote(num_cpus=1, label_selector=labels, runtime_env={"env_vars": jvm.ray_env()})(build_index)
         stats: dict[str, Any] = ray.get(task.remote(out, corpus.path / "data", config, say))
         return stats
 
@@ -54,5 +56,5 @@ def impact_index(pipeline: "Pipeline") -> Artifact:
         "build_impacts",
         config={**config.model_dump(include={"language", "passages_per_shard"}), "format": VERSION},
         inputs={"index": index},
-        build=lambda out: build_impacts_on_ray(out, index.path / "lucene", config),
+        build=lambda out: build_impacts_on_ray(out, index.path / "lucene", config, nodes_of("cpu").labels),
     )

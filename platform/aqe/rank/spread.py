@@ -4,7 +4,7 @@ Exact all the same: the gold score comes from the shard that has the passage, th
 of hits is merged. An actor that is lost is started again on its file, and what was asked of it is asked again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from aqe.rank.ranker import Hit
 from aqe.rank.terms import TermCounts
 
 
-def spread_shards(directory: Path, config: IndexConfig) -> "SpreadScorer":
-    """One actor a shard of `directory`. They live as long as the returned object, or a copy of it, does.
+def spread_shards(directory: Path, config: IndexConfig, labels: Mapping[str, str]) -> "SpreadScorer":
+    """One actor a shard of `directory`, on nodes with these labels.
+
+    They live as long as the returned object, or a copy of it, does.
 
     They take no core of their own: whoever asks holds one and waits.
     """
@@ -29,7 +31,9 @@ def spread_shards(directory: Path, config: IndexConfig) -> "SpreadScorer":
     return SpreadScorer(
         [
             # A node gets no more shards than its memory holds.
-            actor.options(scheduling_strategy="SPREAD", memory=int(1.3 * path.stat().st_size)).remote(path, config)
+            actor.options(
+                scheduling_strategy="SPREAD", label_selector=dict(labels), memory=int(1.3 * path.stat().st_size)
+            ).remote(path, config)
             for path in shard_paths(directory)
         ]
     )

@@ -12,6 +12,7 @@ from aqe.config.rank import RankConfig
 from aqe.expand.compose import compose
 from aqe.index import jvm
 from aqe.index.analysis import needs_java, query_analyzer
+from aqe.nodes import Nodes
 from aqe.observe import metrics
 from aqe.observe.progress import Say
 from aqe.rank.ranker import Ranker, ndcg
@@ -45,12 +46,14 @@ class RankerSource:
         return open_gold_ranker(self.index, self.index_config)
 
 
-def ranker_source(config: RankConfig, index: Path, index_config: IndexConfig) -> RankerSource:
-    """What the workers of a pool open; with `rank.spread_shards` the shards' actors start here."""
+def ranker_source(
+    config: RankConfig, index: Path, index_config: IndexConfig, labels: Mapping[str, str] | None = None
+) -> RankerSource:
+    """What the workers of a pool open; with `rank.spread_shards` the shards' actors start here, on `labels`' nodes."""
     if config.engine == "impacts" and config.spread_shards:
         from aqe.rank.spread import spread_shards
 
-        return RankerSource(config, index, index_config, spread_shards(index, index_config))
+        return RankerSource(config, index, index_config, spread_shards(index, index_config, labels or {}))
     return RankerSource(config, index, index_config)
 
 
@@ -145,7 +148,7 @@ def rank_expansions(
         batched([dict(row) for row in rows], config.queries_per_unit),
         schema=RANKS,
         make=RankWorker,
-        args={"source": ranker_source(config, index, index_config), "stage": stage},
+        args={"source": ranker_source(config, index, index_config, pool.labels), "stage": stage},
         pool=pool,
         noun="queries",
         max_dead_share=max_dead_share,
@@ -154,7 +157,8 @@ def rank_expansions(
     return {"engine": config.engine, **stats}
 
 
-def ranker_pool(config: RankConfig, index_config: IndexConfig, num_cpus: int) -> Pool:
+def ranker_pool(config: RankConfig, index_config: IndexConfig, nodes: Nodes) -> Pool:
     """One actor a CPU core, with what a JVM needs inside Ray where the engine or the language wants one."""
     java = config.engine == "lucene" or needs_java(index_config.language)
-    return Pool(config.workers or num_cpus, num_cpus=0.9, env=jvm.ray_env() if java else {})
+    workers = config.workers or sum(nodes.cpus)
+    return Pool(workers, num_cpus=0.9, env=jvm.ray_env() if java else {}, labels=nodes.labels)

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from aqe.artifact import write_parquet
 from aqe.config.sample import EngineConfig
+from aqe.nodes import Nodes
 from aqe.observe import metrics
 from aqe.observe.progress import Say
 from aqe.records import SAMPLES, table
@@ -116,12 +117,12 @@ def sample_expansions(
     return {"engine": engine, **stats}
 
 
-def engine_pool(config: EngineConfig, num_cpus: int, num_gpus: int) -> Pool:
+def engine_pool(config: EngineConfig, nodes: Nodes) -> Pool:
     """One actor a GPU, or one a CPU core where there is no GPU."""
-    env = vllm_env(config, use_gpu=num_gpus > 0)
-    if num_gpus:
-        return Pool(config.workers or num_gpus, num_cpus=1, num_gpus=1, env=env)
+    env = vllm_env(config, use_gpu=nodes.gpus > 0)
+    if nodes.gpus:
+        return Pool(config.workers or nodes.gpus, num_cpus=1, num_gpus=1, env=env, labels=nodes.labels)
     # Ray leaves GPUs visible to actors that take none: this pool's answers are those of a CPU.
     env["CUDA_VISIBLE_DEVICES"] = ""
     # A little less than a core each, so that Ray Data's own tasks never wait for an actor to end.
-    return Pool(config.workers or num_cpus, num_cpus=0.9, env=env)
+    return Pool(config.workers or sum(nodes.cpus), num_cpus=0.9, env=env, labels=nodes.labels)
