@@ -1,6 +1,5 @@
 """The run that nothing disturbs, once for all faults."""
 
-
 import pytest
 
 from tests.faults.work import Work, cluster_of, write_work

@@ -65,7 +65,7 @@ def test_gpu_node_killed_during_sampling_and_replaced(whole: Work) -> None:
 def test_a_training_workers_node_killed_during_rsft_and_during_dpo(whole: Work) -> None:
     """Two workers on two nodes: one of these goes, another comes, both workers go on from the last checkpoint."""
     with cluster_of("gpu", "gpu", "cpu") as (cluster, nodes):
-        work = Work(whole.project, whole.job, (*whole.settings, "align.workers=2", "align.micro_batch_size=4"))
+        work = Work(whole.project, whole.job, (*whole.settings, "align.workers=2", "align.micro_batch_size=2"))
         work.begin("two", "whole", "align")
         undisturbed = work.succeed(cluster, "two")
         root = work.begin("training", "two", "align")
@@ -75,7 +75,7 @@ def test_a_training_workers_node_killed_during_rsft_and_during_dpo(whole: Work) 
             def reached(count: int, stage: str = stage) -> bool:
                 return step(root, stage) >= count or finished(root, stage)
 
-            reach(cluster, job, lambda reached=reached: reached(7))  # type: ignore[misc]
+            reach(cluster, job, lambda reached=reached: reached(5))  # type: ignore[misc]
             cluster.kill(node)
             killed, before = time.monotonic(), step(root, stage)
             assert before, "the stage ended before the fault"

@@ -16,7 +16,11 @@ from cluster.local.nodes import Cluster, Kind, Node, cluster
 from tests.small_project import SMALL, write_project
 
 #: Small units and many checkpoints: a fault finds some of the work done and some not.
-SETTINGS = (*SMALL, "sample.queries_per_unit=1", "rank.queries_per_unit=1", "align.checkpoint_steps=2")
+SETTINGS = (
+    *SMALL,
+    *("sample.queries_per_unit=1", "rank.queries_per_unit=1"),
+    *("align.checkpoint_steps=2", "align.rsft.batch_size=4", "align.dpo.batch_size=4", "align.micro_batch_size=4"),
+)
 #: What each stage's rows lie in.
 ROWS = {"sample_train": ("data",), "rank_train": ("data",), "build_preferences": ("rsft.parquet", "dpo.parquet")}
 #: Longer than any of these runs takes on a busy machine.
@@ -36,8 +40,8 @@ class Work:
         return self.project / name / "mine"
 
     def begin(self, name: str, whole: str, *without: str) -> Path:
-        """Give the runs `name` all artifacts of the runs `whole` but those of the stages `without`."""
-        ignored = shutil.ignore_patterns(*(f"*{stage}-*" for stage in without), "report*")
+        """Give the runs `name` all artifacts of the runs `whole` but those of stages whose names begin as in `without`."""
+        ignored = shutil.ignore_patterns(*(f"{stage}*" for stage in without), ".*.lock")
         shutil.copytree(self.runs(whole), self.runs(name), ignore=ignored)
         return self.runs(name)
 
