@@ -78,26 +78,26 @@ class Nothing:
         return Result(RANKS.empty_table(), [], {"units": 1})
 
 
-def ranked() -> dict[str, Any]:
+def ranked(run: str) -> dict[str, Any]:
     """The manifest of the run's ranking."""
-    manifest: dict[str, Any] = json.loads((artifact(RUN, "rank_train") / "manifest.json").read_text())
+    manifest: dict[str, Any] = json.loads((artifact(run, "rank_train") / "manifest.json").read_text())
     return manifest
 
 
-def parent(stage: str) -> Path:
+def parent(stage: str, run: str = RUN) -> Path:
     """The artifact of `stage` that was ranked, or ranked on."""
-    (name,) = (name for name in ranked()["parents"] if name.startswith(f"{stage}-"))
-    return ROOT / "runs" / RUN / name
+    (name,) = (name for name in ranked(run)["parents"] if name.startswith(f"{stage}-"))
+    return ROOT / "runs" / run / name
 
 
-def rows_to_rank() -> list[dict[str, Any]]:
-    """The run's training queries with all their candidates."""
+def rows_to_rank(samples: pa.Table, run: str = RUN) -> list[dict[str, Any]]:
+    """The run's training queries with their candidates in `samples`."""
     from aqe.artifact import read_parquet
     from aqe.rank.stage import rank_rows
 
-    queries = read_parquet(artifact(RUN, "queries") / "train.parquet")
-    qrels = read_parquet(parent("judge_queries") / "qrels.parquet")
-    return rank_rows(queries, qrels, read_parquet(parent("sample_train") / "data"))
+    queries = read_parquet(artifact(run, "queries") / "train.parquet")
+    qrels = read_parquet(parent("judge_queries", run) / "qrels.parquet")
+    return rank_rows(queries, qrels, samples)
 
 
 def rows_to_sample() -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ def rank_work() -> Work:
     from aqe.rank.stage import RankWorker, ranker_pool, ranker_source
     from aqe.records import RANKS
 
-    config = RankConfig(**{key: ranked()["config"][key] for key in ("query_weight", "distinct_words")})
+    config = RankConfig(**{key: ranked(RUN)["config"][key] for key in ("query_weight", "distinct_words")})
     source = ranker_source(config, parent("build_impacts"), IndexConfig())
     pool = ranker_pool(config, IndexConfig(), nodes_of("cpu"))
     return Work(RankWorker, {"source": source, "stage": "rank_train"}, RANKS, pool)
@@ -148,6 +148,7 @@ def drive(stage: str, units: int, out: Path) -> None:
     """The driver: work through `units` units on the cluster that RAY_ADDRESS names."""
     import ray
 
+    from aqe.artifact import read_parquet
     from aqe.observe.progress import say
     from aqe.sample.plan import batched
     from aqe.units import run_units
@@ -156,7 +157,7 @@ def drive(stage: str, units: int, out: Path) -> None:
     work = sample_work() if stage == "sampling" else rank_work()
     if stage == "dispatch":
         work = work._replace(make=Nothing, args={})
-    rows = rows_to_sample() if stage == "sampling" else rows_to_rank()
+    rows = rows_to_sample() if stage == "sampling" else rows_to_rank(read_parquet(parent("sample_train") / "data"))
     # The same queries again where there are not enough.
     again = [{**rows[i % len(rows)], "round": i // len(rows)} for i in range(units * UNIT[stage])]
     noun = STAGES[stage][1]
@@ -175,20 +176,25 @@ def drive(stage: str, units: int, out: Path) -> None:
     )
 
 
-def driver_bytes() -> float:
-    """Python objects that the driver of ranking holds for each candidate: the rows, and the units made of them."""
+def driver_memory(run: str) -> dict[str, float]:
+    """What the driver of ranking holds for each candidate: the samples' table, the rows, and the units made of them."""
     import tracemalloc
 
+    from aqe.artifact import read_parquet
     from aqe.sample.plan import batched
 
-    rows_to_rank()  # What is imported on the way does not count.
+    samples = parent("sample_train", run) / "data"
+    rows_to_rank(read_parquet(samples), run)  # What is imported on the way does not count.
+    before = pa.total_allocated_bytes()
     tracemalloc.start()
-    rows = rows_to_rank()
-    units = [json.dumps(unit.rows) for unit in batched(rows, 8)]
-    held = tracemalloc.get_traced_memory()[0]
+    table = read_parquet(samples)
+    rows = rows_to_rank(table, run)
+    units = [json.dumps(unit.rows) for unit in batched(rows, UNIT["dispatch"])]
+    held = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
     tracemalloc.stop()
-    assert len(units) * 8 >= len(rows)
-    return held / sum(len(row["expansions"]) for row in rows)
+    assert len(units) * UNIT["dispatch"] >= len(rows)
+    tokens = sum(table["num_tokens"].to_pylist()) / table.num_rows
+    return {"tokens_per_candidate": round(tokens, 2), "driver_bytes_per_candidate": round(held / table.num_rows)}
 
 
 def rates(log: Path) -> list[float]:
@@ -247,8 +253,7 @@ def summarise(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
         "versions": {"python": platform.python_version(), **versions("ray", "torch", "transformers", "numba")},
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "stages": stages,
-        "driver_bytes_per_candidate": round(driver_bytes()),
-        "runs": {run: costs(run) for run in RUNS if (ROOT / "runs" / run).exists()},
+        "runs": {run: {**costs(run), **driver_memory(run)} for run in RUNS if (ROOT / "runs" / run).exists()},
     }
 
 

@@ -21,7 +21,7 @@ SETTINGS = (
     *("sample.queries_per_unit=1", "rank.queries_per_unit=1"),
     *("align.checkpoint_steps=2", "align.rsft.batch_size=4", "align.dpo.batch_size=4", "align.micro_batch_size=4"),
 )
-#: What each stage's rows lie in.
+#: What the rows of each stage lie in, from the first that a fault may hit to the last before alignment.
 ROWS = {"sample_train": ("data",), "rank_train": ("data",), "build_preferences": ("rsft.parquet", "dpo.parquet")}
 #: Longer than any of these runs takes on a busy machine.
 SECONDS = 600
@@ -81,8 +81,8 @@ def say(fault: str, **seconds: float) -> None:
 
 
 def log(cluster: Cluster, submitted: str) -> str:
-    """The end of a job's log."""
-    return str(cluster.jobs().get_job_logs(submitted))[-4000:]
+    """What a job has said."""
+    return str(cluster.jobs().get_job_logs(submitted))
 
 
 def status(cluster: Cluster, submitted: str) -> str:
@@ -92,12 +92,12 @@ def status(cluster: Cluster, submitted: str) -> str:
     return ""
 
 
-def until(reached: Callable[[], bool], why: Callable[[], str] = str) -> float:
-    """Wait for a condition; seconds that it took. `why` tells what is known when it never comes."""
+def until(reached: Callable[[], bool], why: Callable[[], str] = str, every: float = 0.02) -> float:
+    """Look for a condition `every` few seconds until it comes; seconds that it took. `why` tells what is known if not."""
     started = time.monotonic()
     while not reached():
         assert time.monotonic() < started + SECONDS, why()
-        time.sleep(0.02)
+        time.sleep(every)
     return time.monotonic() - started
 
 
@@ -118,7 +118,7 @@ def reach(cluster: Cluster, submitted: str, reached: Callable[[], bool]) -> None
 def ended(cluster: Cluster, submitted: str) -> str:
     """Wait for a job's end; its status."""
     final = {"SUCCEEDED", "FAILED", "STOPPED"}
-    until(lambda: status(cluster, submitted) in final, lambda: log(cluster, submitted))
+    until(lambda: status(cluster, submitted) in final, lambda: log(cluster, submitted), every=0.5)
     return status(cluster, submitted)
 
 
@@ -146,6 +146,12 @@ def step(root: Path, stage: str) -> int:
 def finished(root: Path, stage: str) -> bool:
     """Whether a stage's artifact is complete."""
     return bool(list(root.glob(f"{stage}-*/{MANIFEST}")))
+
+
+def assert_same(whole: Path, root: Path) -> None:
+    """Two runs up to the aligned models ended alike."""
+    assert_same_rows(whole, root, *ROWS)
+    assert_same_training(whole, root, "align_rsft", "align_rsft_dpo")
 
 
 def assert_same_rows(whole: Path, root: Path, *stages: str) -> None:
