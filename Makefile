@@ -10,7 +10,8 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank bench-serve serve package cluster-up cluster-down clean
+.PHONY: help setup demo quickstart wiki-small test test-slow test-faults lint lock docs bench bench-rank bench-scaling \
+  bench-serve serve package cluster-up cluster-down clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -40,10 +41,13 @@ wiki-small: setup  ## the recipe on Wikipedia passages that lie in ../shared/dat
 	@$(PY) -m cluster.local.submit --config wiki_small
 
 test: setup  ## the tests
-	@$(PY) -m pytest -q -m "not slow"
+	@$(PY) -m pytest -q -m "not slow and not faults"
 
 test-slow: setup  ## the longer tests
 	@$(PY) -m pytest -q -m slow
+
+test-faults: setup  ## nodes, runs and disks that fail while real work runs (30 minutes on 2 cores, 10 GB of memory)
+	@$(PY) -m pytest -q -s -m faults tests/faults
 
 lint: setup  ## ruff and mypy
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy platform/aqe jobs serve cluster tests
@@ -53,6 +57,9 @@ bench: setup  ## generation against Hugging Face's own
 
 bench-rank: setup  ## exact gold ranks against Pyserini, Lucene and bm25s (after make quickstart, make wiki-small)
 	@$(PY) benchmarks/gold_rank.py
+
+bench-scaling: setup  ## ranking, sampling and dispatch on one and two nodes (12 minutes; after make quickstart)
+	@$(PY) benchmarks/scaling.py
 
 bench-serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB of memory; after make quickstart)
 	@$(PY) benchmarks/serve.py

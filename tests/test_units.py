@@ -1,5 +1,6 @@
 """The pool of actors: each unit once, dead letters counted, nothing doubled whatever was there before."""
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from aqe import storage
 from aqe.artifact import read_parquet, write_parquet
-from aqe.errors import DeadLetterError
+from aqe.errors import DeadLetterError, StorageError
 from aqe.sample.plan import batched
 from aqe.units import Pool, Result, Row, run_units
+from tests.small_disk import small_disk
 
 SCHEMA = pa.schema([("n", pa.int64()), ("square", pa.int64())])
 
@@ -74,3 +77,31 @@ def test_a_half_written_file_is_no_unit(ray_cluster: None, tmp_path: Path) -> No
     (out / "data" / "x.parquet").rename(out / "data" / ".000000-abc.parquet.7.part")
     run(out, range(10), 5, mended)
     assert read_parquet(out / "data")["n"].to_pylist() == list(range(10))
+
+
+class Writes:
+    """Writes a file of a few kilobytes a unit, each of them once."""
+
+    def __init__(self) -> None:
+        storage.PAUSES = ()
+
+    def __call__(self, rows: Sequence[Row]) -> Result:
+        return Result(pa.table({"n": [row["n"] for row in rows], "square": [0] * len(rows)}, schema=SCHEMA), [])
+
+
+def test_a_full_disk_stops_the_stage_with_its_reason_and_keeps_the_rest(ray_cluster: None, tmp_path: Path) -> None:
+    def write(out: Path) -> dict[str, Any]:
+        return run_units(
+            "writes", out, batched([{"n": n} for n in range(4000)], 10), schema=SCHEMA, make=Writes, args={},
+            pool=Pool(2, num_cpus=0.5), noun="numbers", max_dead_share=0, say=lambda line: None,
+        )  # fmt: skip
+
+    with small_disk(tmp_path / "disk", 1) as disk:
+        with pytest.raises(StorageError, match="No space left on device"):
+            write(disk.path / "out")
+        kept = {p: p.stat().st_mtime_ns for p in (disk.path / "out" / "data").glob("*.parquet")}
+        assert 0 < len(kept) < 400
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk.path)], check=True)
+        write(disk.path / "out")
+        assert read_parquet(disk.path / "out" / "data")["n"].to_pylist() == list(range(4000))
+        assert {p: p.stat().st_mtime_ns for p in kept} == kept

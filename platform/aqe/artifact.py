@@ -7,7 +7,6 @@ is served with may be written anew); one without is unfinished work that the sam
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from aqe.errors import ArtifactError
+from aqe.storage import put
 
 MANIFEST = "manifest.json"
 
@@ -67,18 +67,13 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def write_parquet(data: pa.Table, path: Path) -> None:
-    """Write so that `path` is either the whole table or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(data, part)
-    os.replace(part, path)
+    """Write so that `path` is either the whole table or as it was. StorageError when the storage refuses for long."""
+    put(path, lambda part: pq.write_table(data, part))
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write so that `path` is either the whole text or not there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    """Write so that `path` is either the whole text or as it was. StorageError when the storage refuses for long."""
+    put(path, lambda part: part.write_text(text))
 
 
 def digest(value: Any) -> str:

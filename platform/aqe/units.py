@@ -19,7 +19,7 @@ import ray
 import ray.data
 
 from aqe.artifact import read_parquet, write_parquet
-from aqe.errors import DeadLetterError
+from aqe.errors import DeadLetterError, StorageError
 from aqe.observe import metrics
 from aqe.observe.progress import Progress, Say
 from aqe.records import DEAD_LETTERS, table
@@ -70,11 +70,22 @@ class _Actor:
         self._work: Callable[[Sequence[Row]], Result] = make(**args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        done = [self._one(row["name"], json.loads(row["rows"])) for row in batch.to_pylist()]
+        done = [self._try(row["name"], json.loads(row["rows"])) for row in batch.to_pylist()]
         actor = ray.get_runtime_context().get_actor_id()
         return pa.Table.from_pylist([{**row, "actor": actor} for row in done])
 
+    def _try(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+        try:
+            return self._one(name, rows)
+        except StorageError as error:
+            # As a row: Ray Data makes every error of a worker one of its own, and keeps the text alone.
+            return {"name": name, "queries": 0, "dead": 0, "counts": "{}", "refused": str(error)}
+
     def _one(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+        file = self._out / "data" / f"{name}.parquet"
+        if file.exists():
+            # Made by a worker that died before it could say so: what is committed never changes.
+            return {**_counts(file), "refused": ""}
         metrics.level(metrics.BUSY, 1, stage=self._stage)
         started = time.perf_counter()
         try:
@@ -94,8 +105,14 @@ class _Actor:
         counts_row = {"name": name, "queries": len(rows), "dead": len(dead), "counts": json.dumps(counts)}
         # The data file comes last: where it is, the unit is done.
         schema = result.data.schema.with_metadata({b"aqe": json.dumps(counts_row).encode()})
-        write_parquet(result.data.cast(schema), self._out / "data" / f"{name}.parquet")
-        return counts_row
+        write_parquet(result.data.cast(schema), file)
+        return {**counts_row, "refused": ""}
+
+
+def _counts(file: Path) -> dict[str, Any]:
+    """What a finished unit said of itself."""
+    counts: dict[str, Any] = json.loads(pq.read_schema(file).metadata[b"aqe"])
+    return counts
 
 
 def _done(out: Path, units: Sequence[Unit]) -> dict[str, dict[str, Any]]:
@@ -107,7 +124,7 @@ def _done(out: Path, units: Sequence[Unit]) -> dict[str, dict[str, Any]]:
     names = {unit.name for unit in units}
     found = {}
     for path in sorted((out / "data").glob("*.parquet")):
-        counts = json.loads(pq.read_schema(path).metadata[b"aqe"])
+        counts = _counts(path)
         if counts["dead"] or path.stem not in names:
             (out / "dead_letters" / path.name).unlink(missing_ok=True)
             path.unlink()
@@ -132,7 +149,8 @@ def run_units(
     """Work through `units` with a pool of actors that each call `make(**args)` once; results in `out`/data/*.parquet.
 
     Returns counts and rates. Raises DeadLetterError when more than `max_dead_share` of the rows could not be
-    processed: as soon as that is certain, keeping the finished units for a rerun.
+    processed: as soon as that is certain, keeping the finished units for a rerun. StorageError when the storage refuses
+    a result for long.
     """
     before = _done(out, units)
     todo = [unit for unit in units if unit.name not in before]
@@ -147,6 +165,8 @@ def run_units(
         with progress:
             metrics.level(metrics.UNITS_LEFT, len(todo), stage=stage)
             for number, done in enumerate(_execute(stage, out, todo, schema, make, args, pool), 1):
+                if done["refused"]:
+                    raise StorageError(done["refused"])
                 made = json.loads(done["counts"])
                 counts.update(made)
                 worked.add(done["actor"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aqe.align.arguments import Kind
 from aqe.align.tokens import IGNORED
+from aqe.storage import put
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +93,5 @@ def write_reference(kind: Kind, *, start: str, tokens: str, out: str, bfloat16: 
     model = AutoModelForCausalLM.from_pretrained(start, dtype=dtype).to("cuda" if use_gpu else "cpu").eval()
     rows = load_from_disk(tokens)
     texts = curve_texts(kind, rows.select(range(min(MEASURED_ROWS, len(rows)))).to_list())
-    part = Path(f"{out}.part")
-    save_file({str(i): completion_logprobs(model, *text).cpu() for i, text in enumerate(texts)}, part)
-    part.replace(out)
+    tensors = {str(i): completion_logprobs(model, *text).cpu() for i, text in enumerate(texts)}
+    put(Path(out), lambda part: save_file(tensors, part))

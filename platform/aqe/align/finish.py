@@ -1,12 +1,11 @@
 """After training: the plain model directory (LoRA merged) and how far it went from its reference."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from aqe.align.arguments import Kind
 from aqe.align.divergence import MEASURED_ROWS, divergence
+from aqe.storage import put
 
 
 def finish(
@@ -54,9 +53,10 @@ def _save(model: Any, start: str, out: Path) -> None:
     model.config.use_cache = original.use_cache
     if Path(start, "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(start)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    AutoTokenizer.from_pretrained(start).save_pretrained(part)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(part, out)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+
+    def write(part: Path) -> None:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+    put(out, write)

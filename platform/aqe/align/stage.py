@@ -21,7 +21,7 @@ from aqe.align.tokens import encode, save_tokens
 from aqe.align.worker import train_loop
 from aqe.artifact import read_parquet, write_parquet, write_text
 from aqe.config.align import AlignConfig
-from aqe.errors import ConfigError, InputError
+from aqe.errors import ConfigError, InputError, StorageError
 from aqe.nodes import Nodes
 from aqe.observe import metrics
 from aqe.observe.progress import duration, hide, show
@@ -176,9 +176,10 @@ def worker_count(kind: Kind, config: AlignConfig, nodes: Nodes) -> int:
 def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
     """Run the training workers to the end and return the last checkpoint's directory.
 
-    Name and storage are the same every time for the same workers, so Ray Train takes up an earlier run.
+    Name and storage are the same every time for the same workers, so Ray Train takes up an earlier run. Raises
+    StorageError when checkpoints cannot be written.
     """
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     for name, value in _RAY_TRAIN.items():
@@ -202,7 +203,19 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
             worker_runtime_env={"env_vars": worker_env(use_gpu, _threads(workers, nodes))},
         ),
     )
-    return Path(trainer.fit().checkpoint.path)
+    try:
+        return Path(trainer.fit().checkpoint.path)
+    except WorkerGroupError as error:
+        # Restarts from the last checkpoint did not help: what they failed of, in one line where it was the storage.
+        for failure in error.worker_failures.values():
+            if isinstance(failure, StorageError):
+                raise failure from error
+            if isinstance(failure, OSError):
+                raise StorageError(
+                    f"{storage} cannot be written: {failure}. Make room, or mend it, and run again: training goes on "
+                    "from its last checkpoint."
+                ) from error
+        raise
 
 
 def _threads(workers: int, nodes: Nodes) -> int:

@@ -5,8 +5,6 @@ ended by itself (`finished`): one that was cut at the token limit must not teach
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from aqe import records
 from aqe.align.arguments import Kind
 from aqe.errors import InputError
 from aqe.sample.prompts import token_ids
+from aqe.storage import put
 
 #: kind -> (text column, finished column, name of the ids)
 _PARTS = {
@@ -88,9 +87,6 @@ def save_tokens(rows: list[dict[str, Any]], path: Path) -> None:
 
     if path.exists():
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
     disable_progress_bars()
-    Dataset.from_list(rows).save_to_disk(str(part))
+    put(path, lambda part: Dataset.from_list(rows).save_to_disk(str(part)))
     enable_progress_bars()
-    os.replace(part, path)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from aqe.align.curves import plot_curves
-from aqe.artifact import Artifact, digest, read_parquet
+from aqe.artifact import Artifact, digest, read_parquet, write_text
 from aqe.card import write_card
 from aqe.config.pipeline import STAGES, PriceConfig
 from aqe.evaluate.compare import System, evaluate
@@ -47,7 +47,7 @@ def evaluate_expander(pipeline: Pipeline) -> Evaluation:
         write_report(out, metrics, context)
         table = console_table(metrics)
         examples = console_examples(queries, systems, metrics)
-        (out / "summary.txt").write_text(f"{table}\n\n{examples}\n")
+        write_text(f"{table}\n\n{examples}\n", out / "summary.txt")
         return {"queries": queries.num_rows, "systems": len(systems)}
 
     report = pipeline.make(

@@ -25,6 +25,7 @@ from aqe.index import jvm
 from aqe.index.layout import Plan, Segment, make_shard
 from aqe.index.postings import CONTENTS, DOCID, Dump, PostingsReader
 from aqe.observe.progress import Say, say
+from aqe.storage import retry
 
 
 def build_impacts(
@@ -41,11 +42,16 @@ def build_impacts(
     for stale in out.glob("impacts-*"):
         stale.unlink()
     dump = out / "dump"
-    shutil.rmtree(dump, ignore_errors=True)
-    dump.mkdir(parents=True)
     reader = PostingsReader(lucene, config.jvm_heap)
+
+    def read() -> Plan:
+        shutil.rmtree(dump, ignore_errors=True)
+        dump.mkdir(parents=True)
+        with jvm.io_errors():
+            return _plan(reader, dump, config.language)
+
     with closing(reader):
-        plan = _plan(reader, dump, config.language)
+        plan = retry(dump, read)
     num_passages = len(plan.docids)
     say(
         f"build_impacts: {num_passages} passages, {len(plan.vocabulary)} terms, "

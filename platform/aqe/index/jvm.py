@@ -6,8 +6,10 @@ time does not have, which ends the process; and Pyserini's encoders, which impor
 replaced by a stub: BM25 needs none of them.
 """
 
+import contextlib
 import sys
 import types
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,19 @@ def start(heap: str = "1g") -> Any:
     log4j = "org.apache.logging.log4j."
     autoclass(log4j + "core.config.Configurator").setRootLevel(autoclass(log4j + "Level").WARN)
     return autoclass
+
+
+@contextlib.contextmanager
+def io_errors() -> Iterator[None]:
+    """What Java's file system refuses, as Python's OSError."""
+    from jnius import JavaException
+
+    try:
+        yield
+    except JavaException as error:
+        if error.classname in ("java.io.IOException", "java.nio.file.FileSystemException"):
+            raise OSError(f"Java: {error.innermessage}") from error
+        raise
 
 
 def anserini_jar() -> Path:

@@ -1,7 +1,6 @@
 """The Lucene index: built by Anserini through Pyserini, opened for exact scoring."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from aqe.config.data import IndexConfig
 from aqe.errors import InputError
 from aqe.index import jvm
 from aqe.observe.progress import Progress, Say
+from aqe.storage import put
 
 #: Passages handed to Java at once.
 BATCH = 2_000
@@ -27,22 +27,34 @@ def _batches(corpus: Path) -> Iterator[pa.RecordBatch]:
 def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[str, Any]:
     """Index the passages (title, newline, text) of the Parquet files in `corpus` into `out`/lucene.
 
-    Runs in this process, which gets a JVM. Returns passages, seconds and bytes. An index that an interrupted run
-    left is made anew. Raises InputError when the corpus is empty or the analyzer's language is unknown (Anserini would
-    take English in silence).
+    Runs in this process, which gets a JVM. Returns passages, seconds and bytes. Raises InputError when the corpus is
+    empty or the analyzer's language is unknown (Anserini would take English in silence), StorageError when the storage
+    refuses the index for long.
     """
     total = sum(pq.ParquetFile(p).metadata.num_rows for p in corpus.glob("*.parquet"))
     if total == 0:
         raise InputError(f"{corpus} holds no passage to index")
     target = out / "lucene"
-    shutil.rmtree(target, ignore_errors=True)
-    analyzer(jvm.start(config.jvm_heap), config.language)
+    java = jvm.start(config.jvm_heap)
+    analyzer(java, config.language)
+    threads = config.threads or os.cpu_count() or 1
+    started = time.perf_counter()
+    put(target, lambda part: _write(java, part, corpus, total, config.language, threads, say))
+    seconds = time.perf_counter() - started
+    return {
+        "passages": total,
+        "seconds": round(seconds, 2),
+        "cpu_hours": round(seconds * threads / 3600, 5),
+        "bytes": sum(p.stat().st_size for p in target.rglob("*") if p.is_file()),
+    }
+
+
+def _write(java: Any, target: Path, corpus: Path, total: int, language: str, threads: int, say: Say) -> None:
+    """Index all `total` passages. OSError when not all of them are in the index at the end."""
     from pyserini.index.lucene import LuceneIndexer
 
-    args = ["-index", str(target), "-language", config.language, "-memoryBuffer", "256"]
-    threads = config.threads or os.cpu_count() or 1
+    args = ["-index", str(target), "-language", language, "-memoryBuffer", "256"]
     indexer = LuceneIndexer(args=args, threads=threads)
-    started = time.perf_counter()
     with Progress("build_index", total, "passages", say) as progress:
         for batch in _batches(corpus):
             columns = batch.to_pydict()
@@ -54,13 +66,23 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[
             )
             progress.update(batch.num_rows)
         indexer.close()
-    seconds = time.perf_counter() - started
-    return {
-        "passages": total,
-        "seconds": round(seconds, 2),
-        "cpu_hours": round(seconds * threads / 3600, 5),
-        "bytes": sum(p.stat().st_size for p in target.rglob("*") if p.is_file()),
-    }
+    # Anserini logs what the storage refuses, and goes on as if nothing were lost.
+    kept = _passages(java, target)
+    if kept != total:
+        raise OSError(f"Lucene kept {kept} of {total} passages; what it said above tells why")
+
+
+def _passages(java: Any, target: Path) -> int:
+    """Passages of the index at `target`; 0 when it was never completed."""
+    directory = java("org.apache.lucene.store.FSDirectory").open(java("java.nio.file.Paths").get(str(target)))
+    readers = java("org.apache.lucene.index.DirectoryReader")
+    if not readers.indexExists(directory):
+        return 0
+    reader = readers.open(directory)
+    passages = int(reader.numDocs())
+    reader.close()
+    directory.close()
+    return passages
 
 
 def analyzer(java: Any, language: str) -> Any:

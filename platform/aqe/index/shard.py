@@ -20,6 +20,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from aqe.errors import ArtifactError
+from aqe.storage import put
 
 VERSION = "1"
 #: Passages of a block. Two float32 sums of each stay in the second-level cache.
@@ -92,9 +93,8 @@ def write_shard(path: Path, arrays: Arrays, *, scored_passages: int, total_terms
         "analyzer": analyzer,
         "crc32": json.dumps({name: _crc(array) for name, array in tensors.items()}),
     }
-    part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, metadata={**header, "header_crc32": _header_crc(header)})
-    part.replace(path)
+    header["header_crc32"] = _header_crc(header)
+    put(path, lambda part: save_file(tensors, part, metadata=header))
 
 
 def open_shard(path: Path, *, check: bool = True) -> Shard:
