@@ -10,7 +10,7 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank bench-serve serve package clean
+.PHONY: help setup demo quickstart wiki-small test test-slow lint lock docs bench bench-rank bench-serve serve monitor package clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -60,6 +60,9 @@ bench-serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB
 serve: setup  ## the expander as an HTTP endpoint with a page on http://127.0.0.1:8000
 	@$(PY) -m cluster.local.serve
 
+monitor: setup  ## what the pipeline that runs on this machine does: tokens/s, candidates/s, ranks/s, ETA
+	@$(PY) -m cluster.observability.monitor $(if $(PROMETHEUS),--prometheus $(PROMETHEUS))
+
 package: setup  ## the code as a checksummed zip below dist/, for `working_dir: https://...`
 	@$(PY) -m cluster.package
 
@@ -73,9 +76,10 @@ lock: $(UV)  ## resolve the pinned packages anew
 	$(UV) pip compile -q requirements/aws.in -c .tool/constraints.txt --python-version 3.11 --no-annotate \
 	  --custom-compile-command "make lock" -o requirements/aws-3.11.txt
 
-docs: setup  ## write docs/configuration.md and the README's table anew
+docs: setup  ## write docs/configuration.md, the README's table and the Grafana dashboard anew
 	@$(PY) -m aqe.config.reference > docs/configuration.md
 	@$(PY) -m aqe.evaluate.summary README.md docs/results/quickstart.json
+	@$(PY) -m cluster.observability > cluster/observability/dashboard.json
 
 clean:  ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .tool .pytest_cache .mypy_cache .ruff_cache .hypothesis
