@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quickstart wiki-small test test-slow test-faults lint lock docs bench bench-rank bench-scaling \
-  bench-serve serve package cluster-up cluster-down clean
+  bench-serve serve monitor package cluster-up cluster-down clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -73,6 +73,9 @@ cluster-up: setup  ## several Ray nodes on this machine: a head, one labelled po
 cluster-down: setup  ## stop them, and nothing else
 	@$(PY) -m cluster.local.nodes down
 
+monitor: setup  ## what the pipeline that runs on this machine does: tokens/s, candidates/s, ranks/s, ETA
+	@$(PY) -m cluster.observability.monitor $(if $(PROMETHEUS),--prometheus $(PROMETHEUS))
+
 package: setup  ## the code as a checksummed zip below dist/, for `working_dir: https://...`
 	@$(PY) -m cluster.package
 
@@ -86,9 +89,10 @@ lock: $(UV)  ## resolve the pinned packages anew
 	$(UV) pip compile -q requirements/aws.in -c .tool/constraints.txt --python-version 3.11 --no-annotate \
 	  --custom-compile-command "make lock" -o requirements/aws-3.11.txt
 
-docs: setup  ## write docs/configuration.md and the README's table anew
+docs: setup  ## write docs/configuration.md, the README's table and the Grafana dashboard anew
 	@$(PY) -m aqe.config.reference > docs/configuration.md
 	@$(PY) -m aqe.evaluate.summary README.md docs/results/quickstart.json
+	@$(PY) -m cluster.observability > cluster/observability/dashboard.json
 
 clean:  ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .tool .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """What the tests of the cluster's files share."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import httpx
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 240
@@ -59,3 +61,36 @@ def until(what: Callable[[], bool], seconds: float = START_SECONDS) -> None:
                 return
         time.sleep(0.5)
     raise AssertionError(f"not within {seconds:g} seconds")
+
+
+def exported() -> dict[str, set[float]]:
+    """What the only node of this process's Ray exports: metric -> values."""
+    import ray
+
+    (node,) = ray.nodes()
+    page = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10).text
+    values: dict[str, set[float]] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            values.setdefault(sample.name, set()).add(sample.value)
+    return values
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[dict[str, set[float]]]:
+    """All values that are exported meanwhile."""
+    seen: dict[str, set[float]] = {}
+    end = threading.Event()
+
+    def watch() -> None:
+        while not end.wait(0.2):
+            for name, values in exported().items():
+                seen.setdefault(name, set()).update(values)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        end.set()
+        thread.join()

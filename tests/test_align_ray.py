@@ -20,7 +20,9 @@ from aqe.align.trainers import build_trainer, trl_config
 from aqe.artifact import read_parquet
 from aqe.config.align import AlignConfig
 from aqe.nodes import nodes_of
+from aqe.observe import metrics
 from tests.align_tools import make_model, write_rows
+from tests.cluster_tools import watching
 
 SETTINGS: dict[str, Any] = {
     "rsft": {"learning_rate": 5e-3, "batch_size": 8, "epochs": 2},
@@ -64,8 +66,17 @@ def rsft(ray_cluster: None, root: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def dpo(rsft: Run, root: Path) -> Run:
-    return run("dpo", root / "rsft/model", root)
+def seen() -> dict[str, set[float]]:
+    """Metrics that were exported while `dpo` trained."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def dpo(rsft: Run, root: Path, seen: dict[str, set[float]]) -> Run:
+    with watching() as values:
+        made = run("dpo", root / "rsft/model", root)
+    seen |= values
+    return made
 
 
 def weights(path: Path) -> torch.Tensor:
@@ -115,6 +126,18 @@ def test_dpo_widens_the_margin_from_zero(dpo: Run) -> None:
     assert stats["last_reward_accuracy"] > 0.5
     assert stats["logp_change_chosen"] > stats["logp_change_rejected"]
     assert 0 < stats["kl_per_token"] < 20
+
+
+def test_the_curves_are_exported_while_it_trains(dpo: Run, seen: dict[str, set[float]]) -> None:
+    _, curves = dpo
+    for name, column in (
+        (metrics.TRAIN_LOSS, "loss"),
+        (metrics.TRAIN_MARGIN, "reward_margin"),
+        (metrics.TRAIN_TOKENS, "tokens_per_second"),
+    ):
+        # One value a second: steps between are missed.
+        assert seen[f"ray_{name}"] & set(curves[column].to_pylist()), name
+    assert 40 in seen[f"ray_{metrics.ROWS}"]
 
 
 @pytest.mark.parametrize("kind", ["rsft", "dpo"])

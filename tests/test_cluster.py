@@ -20,6 +20,7 @@ CHECKED = {
     "jobs/presets/*.yaml": "test_config.py",
     "serve/*.yaml": "test_serve_config.py",
     "cluster/kuberay/*.yaml": "test_kuberay.py",
+    "cluster/observability/*.yaml": "test_observability.py",
 }
 
 

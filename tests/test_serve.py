@@ -1,6 +1,5 @@
 """The application on Ray Serve's own proxy with the transformers engine, and what it refuses to do."""
 
-import re
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from aqe.expand.expander import Expander
 from aqe.observe import metrics
 from cluster.local.ray_head import free_ports
 from serve.app import build
-from tests.cluster_tools import until
+from tests.cluster_tools import exported, until
 from tests.serve_tools import KEY, aligned
 
 #: What a service that has answered and refused exports.
@@ -44,18 +43,9 @@ def test_expand_over_http(ray_cluster: None, tmp_path: Path, monkeypatch: pytest
             assert http.get("/docs").status_code == 200
         idle = time.monotonic()
         # Ray forgets what is not said again within two exports, of a second each here.
-        until(lambda: time.monotonic() - idle > 4 and not {f"ray_{name}" for name in EXPORTED} - exported())
+        until(lambda: time.monotonic() - idle > 4 and not {f"ray_{name}" for name in EXPORTED} - set(exported()))
     finally:
         serve.shutdown()
-
-
-def exported() -> set[str]:
-    """Names of the metrics that the node exports."""
-    import ray
-
-    (node,) = ray.nodes()
-    page = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10).text
-    return {re.split("[{ ]", line)[0] for line in page.splitlines() if not line.startswith("#")}
 
 
 def test_no_start_beyond_this_machine_without_keys(
