@@ -87,9 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="aqe-faults") as directory:
         work = write_work(Path(directory), "align_model", 120)
         with cluster_of("gpu", "cpu", "cpu") as (cluster, _):
-            started = time.monotonic()
             work.succeed(cluster, "whole")
-            print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
         for outcome in repetitions(work, args.seed, args.repetitions):
             print(line(outcome), flush=True)
 
