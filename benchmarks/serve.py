@@ -167,7 +167,8 @@ def vllm_server(recipe: Recipe, config: EngineConfig) -> Iterator[Target]:
     (port,) = free_ports(1)
     env = os.environ | vllm_env(config, use_gpu) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     env |= {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(options.pop("model"))]
+    # Not `vllm serve`, which asks for the version of a package that its CPU build is not called.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.pop("model"))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model"]
     command += ["--disable-uvicorn-access-log", *_flags(options)]
     log = Path(f"/tmp/aqe-bench-vllm-{port}.log")
