@@ -2,8 +2,7 @@
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[1]
-START_SECONDS = 240
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -50,17 +48,6 @@ def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
     for line in "\n".join(lines).replace("\\\n", "").splitlines():
         name, _, arguments = line.partition(" ")
         yield name, " ".join(arguments.split())
-
-
-def until(what: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if what():
-                return
-        time.sleep(0.5)
-    raise AssertionError(f"not within {seconds:g} seconds")
 
 
 def exported() -> dict[str, set[float]]:

@@ -1,14 +1,11 @@
 """The service in this process: the real routes, guard and engine on a tiny model, without Ray's proxies."""
 
 import asyncio
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from ray.serve import context
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.config import DeploymentConfig
@@ -19,13 +16,13 @@ from aqe.config.serve import ServeConfig
 from aqe.expand.recipe import load_recipe
 from aqe.expand.settings import ExpanderSettings
 from aqe.sample.prompts import resolve
-from cluster.local.ray_head import free_ports
 from serve.engine_transformers import TransformersServing
 from serve.guard import Guard
 from serve.keys import Keys
 from serve.routes import make_api
 from serve.service import ExpandService
 from tests import tiny_model
+from tests.waiting import http_server
 
 KEY = "a-key-that-nobody-guesses"
 
@@ -57,17 +54,9 @@ def client(
 
 @contextmanager
 def listening(app: Any) -> Iterator[str]:
-    """The address of a real HTTP server."""
-    (port,) = free_ports(1)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    with replica_context():
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-        server.should_exit = True
-        thread.join(10)
+    """The service behind a real HTTP server: its address."""
+    with replica_context(), http_server(app) as url:
+        yield url
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import pyterrier as pt
 
 from aqe.errors import ConfigError, DependencyError, InputError
 from aqe.pyterrier import ExpandQuery
-from tests.test_serve_client import Canned, serving
+from tests.test_serve_client import Canned
+from tests.waiting import http_server
 
 PASSAGES = {"d1": "carmen an opera by georges bizet", "d2": "gold is a yellow metal", "d3": "who wrote what"}
 
@@ -42,7 +43,7 @@ def canned() -> Canned:
 
 @pytest.fixture
 def url(canned: Canned) -> Iterator[str]:
-    with serving(canned.app) as address:
+    with http_server(canned.app) as address:
         yield address
 
 
@@ -146,7 +147,7 @@ def test_the_key_is_sent_and_never_shown(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     canned = Canned({"au": "gold"}, key="a key of the service")
-    with serving(canned.app) as url:
+    with http_server(canned.app) as url:
         with pytest.raises(ConfigError, match=r"401: Send a valid API key\. Give a valid api_key, or set AQE_API_KEY"):
             ExpandQuery(url)(queries("au"))
         expand = ExpandQuery(url, api_key="a key of the service")

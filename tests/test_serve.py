@@ -12,8 +12,9 @@ from aqe.expand.expander import Expander
 from aqe.observe import metrics
 from cluster.local.ray_head import free_ports
 from serve.app import build
-from tests.cluster_tools import exported, until
+from tests.cluster_tools import exported
 from tests.serve_tools import KEY, aligned
+from tests.waiting import until
 
 #: What a service that has answered and refused exports.
 EXPORTED = (

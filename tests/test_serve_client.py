@@ -1,16 +1,12 @@
 """The example client against a server of canned answers."""
 
 import json
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import requests
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -19,6 +15,7 @@ from aqe.expand.compose import compose
 from serve import client
 from serve.client import Client
 from serve.schemas import Expanded, ExpandedMany, ExpandMany, ExpandOne, SearchRequest, error
+from tests.waiting import http_server
 
 EXPANSIONS = {"who wrote carmen?": "Georges Bizet", "gold": "a yellow metal", "opéra": "Ligne\u2028suivante, 音楽"}
 
@@ -72,24 +69,6 @@ def _json(made: Any) -> Response:
     return Response(made.model_dump_json(), media_type="application/json")
 
 
-@contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """Address of `app`, served by a thread."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.fixture
 def canned() -> Canned:
     return Canned()
@@ -97,7 +76,7 @@ def canned() -> Canned:
 
 @pytest.fixture
 def url(canned: Canned) -> Iterator[str]:
-    with serving(canned.app) as address:
+    with http_server(canned.app) as address:
         yield address
 
 
@@ -154,7 +133,7 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     canned = Canned(key="a key of the service")
     answer = canned.answer("gold").model_dump()
     canned.chunks = [canned.events(("token", {"text": "a yellow"}), ("token", {"text": " metal"}), ("done", answer))]
-    with serving(canned.app) as url:
+    with http_server(canned.app) as url:
         monkeypatch.delenv("AQE_API_KEY", raising=False)
         assert run(monkeypatch, "gold", "--url", url) == 2
         assert capsys.readouterr().err == "401: Send a valid API key.\n"

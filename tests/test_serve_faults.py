@@ -23,8 +23,8 @@ from aqe.config.sample import EngineConfig
 from aqe.sample.engine_vllm import vllm_env
 from cluster.local.ray_head import Head, free_ports, ray_head
 from cluster.local.serve import ROOT, deployment, proxy_env
-from tests.cluster_tools import until
 from tests.serve_tools import aligned
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 ENGINE = {"name": "vllm", "dtype": "float32", "max_model_len": 128, "max_batch": 16, "kv_cache_gib": 1}

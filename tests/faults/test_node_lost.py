@@ -20,9 +20,9 @@ from tests.faults.work import (
     say,
     step,
     units,
-    until,
     write_work,
 )
+from tests.waiting import until
 
 
 def test_cpu_node_killed_during_ranking(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from tests.faults.work import (
     say,
     step,
     units,
-    until,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.faults
 

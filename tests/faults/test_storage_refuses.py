@@ -19,9 +19,9 @@ from tests.faults.work import (
     say,
     step,
     units,
-    until,
 )
 from tests.small_disk import SmallDisk, small_disk
+from tests.waiting import until
 
 pytestmark = pytest.mark.faults
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from aqe.artifact import MANIFEST, read_parquet
 from cluster.local.nodes import Cluster, Kind, Node, cluster
 from tests.small_project import SMALL, write_project
+from tests.waiting import until
 
 #: Small units and many checkpoints: a fault finds some of the work done and some not.
 SETTINGS = (
@@ -23,8 +24,6 @@ SETTINGS = (
 )
 #: What the rows of each stage lie in, from the first that a fault may hit to the last before alignment.
 ROWS = {"sample_train": ("data",), "rank_train": ("data",), "build_preferences": ("rsft.parquet", "dpo.parquet")}
-#: Longer than any of these runs takes on a busy machine.
-SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -92,15 +91,6 @@ def status(cluster: Cluster, submitted: str) -> str:
     return ""
 
 
-def until(reached: Callable[[], bool], why: Callable[[], str] = str, every: float = 0.02) -> float:
-    """Look for a condition `every` few seconds until it comes; seconds that it took. `why` tells what is known if not."""
-    started = time.monotonic()
-    while not reached():
-        assert time.monotonic() < started + SECONDS, why()
-        time.sleep(every)
-    return time.monotonic() - started
-
-
 def reach(cluster: Cluster, submitted: str, reached: Callable[[], bool]) -> None:
     """Wait for a moment of a running job. Fails when the job ends before."""
     looked = time.monotonic()
@@ -112,7 +102,7 @@ def reach(cluster: Cluster, submitted: str, reached: Callable[[], bool]) -> None
             assert status(cluster, submitted) in ("", "PENDING", "RUNNING"), log(cluster, submitted)
         return reached()
 
-    until(now, lambda: log(cluster, submitted))
+    until(now, lambda: log(cluster, submitted), every=0.02)
 
 
 def ended(cluster: Cluster, submitted: str) -> str:
