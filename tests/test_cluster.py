@@ -55,7 +55,7 @@ def test_ray_up_accepts_the_cluster_file() -> None:
         assert kind["labels"]["pool"] == name
         validate_node_label_syntax(kind["labels"])
         if name != "head":
-            # The driver sizes its pools by the nodes that are there.
+            # A stage's pool is as large as the nodes of its kind.
             assert 1 <= kind["min_workers"] < kind["max_workers"] <= config["max_workers"]
             assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": kind["labels"]["ray.io/market-type"]}
     # What Ray passes over is found.

@@ -137,7 +137,7 @@ def test_no_work_on_the_head_and_gpus_in_one_group(name: str) -> None:
         assert ("GPU" in group["resources"]) == has_gpu
         assert ("nvidia.com/gpu" in group["template"]["spec"]["containers"][0]["resources"]["limits"]) == has_gpu
     if name == "rayjob":
-        assert all(worker["minReplicas"] >= 1 for worker in workers), "the driver sizes its pools by what is there"
+        assert all(worker["minReplicas"] >= 1 for worker in workers), "a stage's pool is as large as its nodes"
     else:
         [expander] = read("serve/config.yaml")["applications"][0]["deployments"]
         # A new model starts beside the old one.

@@ -17,6 +17,7 @@ from ray.serve.schema import (
 
 import serve.app
 from aqe.config.serve import ServeConfig
+from aqe.nodes import LABEL
 from cluster.local import serve as local
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,16 @@ def check(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_deployment_files(path: Path) -> None:
     check(read(path))
+
+
+def test_replicas_ask_for_labels_where_nodes_have_them() -> None:
+    asked = {
+        path.name: [
+            one["ray_actor_options"].get("label_selector") for one in read(path)["applications"][0]["deployments"]
+        ]
+        for path in FILES
+    }
+    assert asked == {"config.yaml": [{LABEL: "gpu"}], "smoke.yaml": [None, None]}
 
 
 def test_typing_errors_are_found() -> None:

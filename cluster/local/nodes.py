@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,18 +56,28 @@ class Node:
 class Cluster:
     """A head and its nodes; all that they write lies below `directory`."""
 
-    def __init__(self, directory: Path, more_env: Mapping[str, str] | None = None, *, outlive: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        more_env: Mapping[str, str] | None = None,
+        *head_options: str,
+        port: int | None = None,
+        outlive: bool = False,
+    ) -> None:
+        """Start the head, with further options of `ray start`. `more_env` is set for all nodes."""
         self.directory = directory
         self._token = directory / "token"
         self._more_env = {**HEALTH, **(more_env or {})}
         self._outlive = outlive
-        self._count: Counter[Kind] = Counter()
+        self.nodes: list[Node] = []
+        """All that were started, in that order; some may be dead."""
         own = directory / "head"
         own.mkdir()
         self.head: Head = start_head(
             own,
             self._token,
-            *("--num-cpus=0", "--num-gpus=0", "--labels=pool=head", "--node-name=head"),
+            *("--num-cpus=0", "--num-gpus=0", "--labels=pool=head", "--node-name=head", *head_options),
+            port=port,
             more_env=self._more_env,
             start=(START,),
             outlive=outlive,
@@ -79,15 +88,14 @@ class Cluster:
 
         Unless the cluster outlives it, a node ends with the thread that started it.
         """
-        self._count[kind] += 1
-        name = f"{kind}-{self._count[kind]}"
+        name = f"{kind}-{1 + sum(node.kind == kind for node in self.nodes)}"
         directory = self.directory / name
         directory.mkdir()
         command = [
             *(() if core is None else ("taskset", "--cpu-list", str(core))),
             *(START, "--block", f"--address={self.head.gcs}", f"--node-name={name}", f"--labels=pool={kind}"),
             # The whole of 127/8 is this machine.
-            f"--node-ip-address=127.0.0.{1 + self._count.total()}",
+            f"--node-ip-address=127.0.0.{2 + len(self.nodes)}",
             *(f"--num-cpus={cpus}", *(() if kind == "gpu" else ("--num-gpus=0",)), "--object-store-memory=500000000"),
             # Ray's defaults are fixed numbers, which the nodes of one machine cannot all have.
             *("--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"),
@@ -95,7 +103,8 @@ class Cluster:
         ]
         env = environment(directory, self._token, self._more_env)
         process = launch(command, directory, env, outlive=self._outlive)
-        return Node(name, kind, directory, lambda: process.poll() is not None)
+        self.nodes.append(Node(name, kind, directory, lambda: process.poll() is not None))
+        return self.nodes[-1]
 
     def joined(self, node: Node) -> Node:
         """Wait until the head knows the node. Raises SystemExit with the end of its log where that fails."""

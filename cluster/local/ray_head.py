@@ -120,15 +120,18 @@ def start_head(
     directory: Path,
     token: Path,
     *options: str,
+    port: int | None = None,
     more_env: Mapping[str, str] | None = None,
     start: Sequence[str] = (str(_BIN / "ray"), "start"),
     outlive: bool = False,
 ) -> Head:
     """Start a head node in `directory`, with a dashboard on loopback and further `options` of `ray start`.
 
-    `more_env` is set for it and its clients. Whoever calls this calls `kill_all(directory)` at the end.
+    It listens on `port`, or on a free one; `more_env` is set for it and its clients. Whoever calls this calls
+    `kill_all(directory)` at the end.
     """
-    gcs, dashboard, agent, client = free_ports(4)
+    free, dashboard, agent, client = free_ports(4)
+    gcs = port or free
     env = environment(directory, token, more_env)
     command = [
         *(*start, "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"),

@@ -202,7 +202,8 @@ def _execute(
     context.max_consecutive_actor_init_deaths = 2
     rows = [{"name": unit.name, "rows": json.dumps(unit.rows, default=str)} for unit in todo]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _Actor,
+        # By this name the dashboard shows the stage and its actors.
+        type(stage, (_Actor,), {}),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(rows))),

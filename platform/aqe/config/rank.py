@@ -23,7 +23,7 @@ class RankConfig(Config):
     """Each document shard of the impact index in an actor of its own, somewhere on the cluster: for a corpus that no
     single node can hold. Otherwise every node maps all shards."""
     workers: int | None = Field(default=None, ge=1)
-    """Actors; null means one a CPU core."""
+    """Actors; null means one a CPU core. More than fit wait for an autoscaler."""
     queries_per_unit: int = Field(default=8, ge=1)
     """Queries ranked by one task, the unit of resuming."""
 

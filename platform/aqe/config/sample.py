@@ -56,7 +56,7 @@ class EngineConfig(Config):
     name: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto`: vLLM where it is installed and supports the machine, else transformers."""
     workers: int | None = Field(default=None, ge=1)
-    """Actors; null means one a GPU, or one a CPU core where there is no GPU."""
+    """Actors; null means one a GPU, or one a CPU core where there is no GPU. More than fit wait for an autoscaler."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 on a GPU, float32 on a CPU."""
     max_model_len: int = Field(default=1024, ge=16)
