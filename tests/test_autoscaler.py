@@ -13,7 +13,7 @@ import pytest
 from cluster.local.nodes import Cluster
 from cluster.local.ray_head import free_ports, kill_all, new_directory
 from tests.small_project import SMALL, write_project
-from tests.test_nodes import until
+from tests.waiting import until
 
 #: Ray's provider that starts raylets in place of machines knows its head by this id.
 HEAD = "f" * 51 + "00000"

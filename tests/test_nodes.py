@@ -6,8 +6,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from aqe.rank.stage import ranker_pool
 from aqe.sample.stage import engine_pool
 from cluster.local.nodes import Cluster, cluster
 from tests.small_project import ROOT, SMALL, write_project
+from tests.waiting import until
 
 #: Which actors and tasks of the loop run where; stages' actors have the stages' names.
 ALIGN = {
@@ -38,13 +38,6 @@ EVALUATE = {
     "gpu": {"expand_dev_base", "expand_test_base", "expand_test_rsft"},
     "cpu": {f"search_{name}" for name in ("bm25", "zero_shot", "zero_shot_best", "zero_shot_cut", "rsft", "best_of_n")},
 }
-
-
-def until(what: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"not within {seconds:g} seconds"
-        time.sleep(0.2)
 
 
 def node(pool: str | None, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -120,7 +113,7 @@ def run(nodes: Cluster, job: str, project: Path, name: str, *more: str) -> tuple
     options = [option for one in settings for option in ("--set", one)]
     nodes.submit(job, "--config", str(project / "mine.yaml"), "--base-dir", str(project), *options, name=name)
     client = nodes.jobs()
-    until(lambda: client.get_job_status(name).is_terminal(), 600)
+    until(lambda: client.get_job_status(name).is_terminal(), every=0.5)
     return client.get_job_status(name), client.get_job_logs(name)
 
 

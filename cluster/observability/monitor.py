@@ -14,6 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -127,7 +128,7 @@ def _form(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
-def watch(source: Source, show: Callable[[Table], None]) -> None:
+def watch(source: Source, show: Callable[[Table], None]) -> NoReturn:
     """Show it every few seconds until interrupted."""
     snapshots: deque[Snapshot] = deque()
     while True:
