@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,11 +86,12 @@ def test_labels_bring_the_kind_of_node_that_is_asked_for(nodes: Cluster, tmp_pat
     base = ("--config", str(tmp_path / "mine.yaml"), "--base-dir", str(tmp_path))
     nodes.submit("rank_expansions", *base, *options, name="rank")
     client, seen = nodes.jobs(), set()
-    deadline = time.monotonic() + 600
-    while not client.get_job_status("rank").is_terminal():
-        assert time.monotonic() < deadline
+
+    def ended() -> bool:
         seen.add(tuple(sorted(alive().items())))
-        time.sleep(0.5)
+        return bool(client.get_job_status("rank").is_terminal())
+
+    until(ended, every=0.5)
     assert client.get_job_status("rank") == "SUCCEEDED", client.get_job_logs("rank")[-4000:]
     # A node to index on; one more for the second ranker; none of the other kind.
     assert seen == {(*(("cpu", n) for n in [count] if n), ("gpu", 1), ("head", 1)) for count in range(3)}
