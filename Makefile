@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quickstart wiki-small test test-slow test-faults lint lock docs bench bench-rank bench-scaling \
-  bench-serve serve monitor package cluster-up cluster-down clean
+  bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -60,6 +60,9 @@ bench-rank: setup  ## exact gold ranks against Pyserini, Lucene and bm25s (after
 
 bench-scaling: setup  ## ranking, sampling and dispatch on one and two nodes (12 minutes; after make quickstart)
 	@$(PY) benchmarks/scaling.py
+
+bench-gpu: setup  ## the transformers engine and a training step on a GPU, at real models' sizes (4 minutes)
+	@$(PY) benchmarks/gpu.py
 
 bench-serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB of memory; after make quickstart)
 	@$(PY) benchmarks/serve.py
