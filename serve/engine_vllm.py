@@ -20,9 +20,10 @@ class VllmServing:
         import torch
 
         env = vllm_env(config, torch.cuda.is_available())
-        # The process that computes is another one than this: it can be killed and is noticed, and HTTP goes on while it
-        # works. A fresh one, because a replica has threads, which do not survive a fork.
-        env |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+        # The process that computes is another one than this, whatever vllm_env says of batches: it can be killed and is
+        # noticed, and HTTP goes on while it works. A fresh one, because a replica has threads, which do not survive a
+        # fork. On a CPU vLLM would otherwise add a worker for it, and it would spin on a core of its own to wait.
+        env |= {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
         os.environ.update({key: value for key, value in env.items() if key not in os.environ})
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
