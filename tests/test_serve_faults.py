@@ -147,6 +147,10 @@ def test_one_after_another_is_token_for_token_as_offline(served: Service) -> Non
     assert [answer["composed"] for answer in answers] == json.loads(done.stdout.splitlines()[-1])
 
 
+def test_no_process_spins_for_another_one_that_computes(served: Service) -> None:
+    assert len(served.processes("VLLM::")) == len(served.processes("VLLM::EngineCore"))
+
+
 def test_expansions_stream_piece_by_piece(served: Service) -> None:
     body = {"query": "a query that streams", "stream": True, "max_tokens": 20}
     with httpx.stream("POST", f"{served.url}/v1/expand", json=body, timeout=60) as answer:

@@ -4,22 +4,20 @@ import itertools
 import json
 import re
 import shutil
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
 from serve import schemas
 from serve.schemas import Expanded, GoldPassage, SearchHit, TermScore
+from tests.waiting import http_server
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
@@ -177,19 +175,11 @@ def application(service: Service) -> FastAPI:
 @pytest.fixture
 def service() -> Iterator[Service]:
     service = Service()
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        service.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        server = uvicorn.Server(uvicorn.Config(application(service), log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
+    with http_server(application(service)) as url:
+        service.url = f"{url}/"
         yield service
         if service.gate:
             service.gate.release(100)
-        server.should_exit = True
-        thread.join(30)
 
 
 @pytest.fixture(scope="module")
