@@ -58,7 +58,7 @@ bench: setup  ## generation against Hugging Face's own
 bench-rank: setup  ## exact gold ranks against Pyserini, Lucene and bm25s (after make quickstart, make wiki-small)
 	@$(PY) benchmarks/gold_rank.py
 
-bench-scaling: setup  ## ranking, sampling and dispatch on one and two nodes (12 minutes; after make quickstart)
+bench-scaling: setup  ## ranking, sampling and dispatch on one and two nodes (15 minutes; after make bench-rank)
 	@$(PY) benchmarks/scaling.py
 
 bench-gpu: setup  ## the transformers engine and a training step on a GPU, at real models' sizes (4 minutes)

@@ -1,14 +1,16 @@
 """Ranking and sampling on one and on two worker nodes, each a raylet of its own that is pinned to one core.
 
-usage: python benchmarks/scaling.py [--rounds 2] [--rank-units 200] [--sample-units 10] [--dispatch-units 2000]
+usage: python benchmarks/scaling.py [--rounds 2] [--stages ranking small_ranking sampling dispatch]
        [--out docs/results/bench_scaling.json]
 
-Needs `make quickstart`: its queries, candidates, index and model. The work is that of the stages: the same workers, in
-the same pools, under the same driver, which runs on the head as a submitted job's does. A worker's rate is what it made
-between the ends of its first and last units over the time between them, so that starting (processes, models, compiled
-loops) does not count; it is given apart. Head and driver are not pinned: they take their time from the same cores,
-which costs two nodes more than it would on machines of their own. `dispatch` is units without any work: what one driver
-can hand out. Right only on an idle machine. About 12 minutes.
+Needs `make quickstart`, `make wiki-small` and `make bench-rank`: queries, candidates, model, and indexes. `ranking` is
+on 2 M passages, where a rank costs what it costs on a corpus that one would want nodes for; `small_ranking` is on the
+quickstart's 89,451, where the driver's work for a rank is almost as long. The work is that of the stages: the same
+workers, in the same pools, under the same driver, which runs on the head as a submitted job's does. A worker's rate is
+what it made between the ends of its first and last units over the time between them, so that starting (processes,
+models, compiled loops) does not count; it is given apart. Head and driver are not pinned: they take their time from the
+same cores, which costs two nodes more than it would on their own machines. `dispatch` is units without any work: what
+one driver can hand out. Right only on an idle machine. About 15 minutes.
 """
 
 import argparse
@@ -30,14 +32,24 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
 
 from generation import cpu_name  # noqa: E402
-from gold_rank import artifact  # noqa: E402
+from gold_rank import BENCH, artifact  # noqa: E402
 
 RUN = "quickstart"
 NODES = (1, 2)
 #: Pool and what is counted.
-STAGES = {"ranking": ("cpu", "ranks"), "sampling": ("gpu", "tokens"), "dispatch": ("cpu", "units")}
-#: Queries a unit. Eight, the default, are ranked in 10 ms here: what a unit costs beside them would be measured.
-UNIT = {"ranking": 100, "sampling": 8, "dispatch": 8}
+STAGES = {
+    "ranking": ("cpu", "ranks"),
+    "small_ranking": ("cpu", "ranks"),
+    "sampling": ("gpu", "tokens"),
+    "dispatch": ("cpu", "units"),
+}
+UNITS = {"ranking": 120, "small_ranking": 200, "sampling": 10, "dispatch": 2000}
+#: Queries a unit. Eight, the default, are ranked in 10 ms on a small index: what a unit costs beside them would be
+#: measured.
+UNIT = {"ranking": 25, "small_ranking": 100, "sampling": 8, "dispatch": 8}
+#: The run whose queries and candidates are ranked.
+RANKED = {"ranking": "wiki_small", "small_ranking": RUN, "dispatch": RUN}
+LARGE = BENCH / "synthetic_2m" / "impacts"
 #: Each worker's first unit is not measured.
 FEWEST_UNITS = 4
 #: Runs whose stages' own measurements are kept beside for benchmarks/cost_model.py, and which of these.
@@ -64,7 +76,7 @@ class Timed:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         result = self._work(rows)
         with self._log.open("a") as log:
-            log.write(f"{time.time()} {result.counts[self._noun]}\n")
+            log.write(f"{time.time()} {result.counts[self._noun]} {time.process_time()}\n")
         return result
 
 
@@ -108,16 +120,17 @@ def rows_to_sample() -> list[dict[str, Any]]:
     return rows
 
 
-def rank_work() -> Work:
-    """Gold ranks as the run computed them."""
+def rank_work(stage: str) -> Work:
+    """Gold ranks as the run computed them, on its index or on the large one."""
     from aqe.config.data import IndexConfig
     from aqe.config.rank import RankConfig
     from aqe.nodes import nodes_of
     from aqe.rank.stage import RankWorker, ranker_pool, ranker_source
     from aqe.records import RANKS
 
-    config = RankConfig(**{key: ranked(RUN)["config"][key] for key in ("query_weight", "distinct_words")})
-    source = ranker_source(config, parent("build_impacts"), IndexConfig())
+    run = RANKED[stage]
+    config = RankConfig(**{key: ranked(run)["config"][key] for key in ("query_weight", "distinct_words")})
+    source = ranker_source(config, LARGE if stage == "ranking" else parent("build_impacts", run), IndexConfig())
     pool = ranker_pool(config, IndexConfig(), nodes_of("cpu"))
     return Work(RankWorker, {"source": source, "stage": "rank_train"}, RANKS, pool)
 
@@ -154,10 +167,14 @@ def drive(stage: str, units: int, out: Path) -> None:
     from aqe.units import run_units
 
     ray.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT / "platform")}}, log_to_driver=False)
-    work = sample_work() if stage == "sampling" else rank_work()
+    work = sample_work() if stage == "sampling" else rank_work(stage)
     if stage == "dispatch":
         work = work._replace(make=Nothing, args={})
-    rows = rows_to_sample() if stage == "sampling" else rows_to_rank(read_parquet(parent("sample_train") / "data"))
+    if stage == "sampling":
+        rows = rows_to_sample()
+    else:
+        run = RANKED[stage]
+        rows = rows_to_rank(read_parquet(parent("sample_train", run) / "data"), run)
     # The same queries again where there are not enough.
     again = [{**rows[i % len(rows)], "round": i // len(rows)} for i in range(units * UNIT[stage])]
     noun = STAGES[stage][1]
@@ -197,15 +214,16 @@ def driver_memory(run: str) -> dict[str, float]:
     return {"tokens_per_candidate": round(tokens, 2), "driver_bytes_per_candidate": round(held / table.num_rows)}
 
 
-def rates(log: Path) -> list[float]:
-    """Of each worker: what it made a second after its first unit."""
-    found = []
+def rates(log: Path) -> tuple[list[float], float]:
+    """Of each worker: what it made a second after its first unit. And what they made a second of their CPU time."""
+    found, made, used = [], 0.0, 0.0
     for path in log.iterdir():
-        ends, counts = zip(*(map(float, line.split()) for line in path.read_text().splitlines()), strict=True)
+        ends, counts, cpu = zip(*(map(float, line.split()) for line in path.read_text().splitlines()), strict=True)
         if len(ends) < FEWEST_UNITS:
             raise SystemExit(f"a worker made {len(ends)} units, too few to measure: ask for more")
         found.append(sum(counts[1:]) / (ends[-1] - ends[0]))
-    return found
+        made, used = made + sum(counts[1:]), used + cpu[-1] - cpu[0]
+    return found, made / used
 
 
 def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
@@ -223,7 +241,7 @@ def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        found = rates(out / "log")
+        found, per_cpu = rates(out / "log")
         first = min(float(path.read_text().split(maxsplit=1)[0]) for path in (out / "log").iterdir())
     if len(found) != nodes:
         raise SystemExit(f"{stage}: {len(found)} workers on {nodes} nodes")
@@ -232,19 +250,35 @@ def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
         "units": units,
         f"{noun}_per_second": round(sum(found), 1),
         "of_each": [round(rate, 1) for rate in found],
+        f"{noun}_per_cpu_second": round(per_cpu, 1),
         "seconds_to_first_unit": round(first - started, 1),
     }
 
 
+def median(rounds: Sequence[Mapping[str, Any]], key: str, nodes: int) -> float:
+    return statistics.median(r[key] for r in rounds if r["nodes"] == nodes)
+
+
 def summarise(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Medians of the rounds, and the efficiency: the rate of two nodes over twice that of one."""
+    """Medians of the rounds, and the efficiencies of two nodes against one.
+
+    `efficiency_clock` is the rate of two over twice that of one, with head and driver on the same cores; `efficiency`
+    compares what the workers made in a second of their own CPU time, which is what is left where these have a machine.
+    """
     from aqe.artifact import versions
 
     stages: dict[str, Any] = {}
     for stage, rounds in measured.items():
-        rate = f"{STAGES[stage][1]}_per_second"
-        one, two = (statistics.median(r[rate] for r in rounds if r["nodes"] == n) for n in NODES)
-        stages[stage] = {"one_node": one, "two_nodes": two, "efficiency": round(two / (2 * one), 3), "rounds": rounds}
+        noun = STAGES[stage][1]
+        one, two = (median(rounds, f"{noun}_per_second", n) for n in NODES)
+        cpu = [median(rounds, f"{noun}_per_cpu_second", n) for n in NODES]
+        stages[stage] = {
+            "one_node": one,
+            "two_nodes": two,
+            "efficiency_clock": round(two / (2 * one), 3),
+            "efficiency": round(cpu[1] / cpu[0], 3),
+            "rounds": rounds,
+        }
     return {
         "benchmark": "scaling",
         "run": RUN,
@@ -268,11 +302,11 @@ def costs(run: str) -> dict[str, Any]:
 
 def table(stages: Mapping[str, Any]) -> str:
     """One line a stage."""
-    lines = [f"{'':10}{'1 node':>16}{'2 nodes':>16}{'efficiency':>12}"]
+    lines = [f"{'':14}{'1 node':>16}{'2 nodes':>16}{'by the clock':>14}{'by CPU time':>13}"]
     for stage, found in stages.items():
         noun = STAGES[stage][1]
         cells = "".join(f"{found[key]:.0f} {noun}/s".rjust(16) for key in ("one_node", "two_nodes"))
-        lines.append(f"{stage:10}{cells}{found['efficiency']:>12.2f}")
+        lines.append(f"{stage:14}{cells}{found['efficiency_clock']:>14.2f}{found['efficiency']:>13.2f}")
     return "\n".join(lines)
 
 
@@ -280,9 +314,7 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2, help="how often each is measured (default: 2)")
-    parser.add_argument("--rank-units", type=int, default=200)
-    parser.add_argument("--sample-units", type=int, default=10)
-    parser.add_argument("--dispatch-units", type=int, default=2000)
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="the others are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "bench_scaling.json")
     parser.add_argument("--drive", choices=list(STAGES), help=argparse.SUPPRESS)
     parser.add_argument("--units", type=int, help=argparse.SUPPRESS)
@@ -295,15 +327,16 @@ def main() -> None:
         parser.error(f"{max(NODES)} nodes pinned to a core each need {max(NODES)} cores")
     from aqe.artifact import write_text
 
-    units = {"ranking": args.rank_units, "sampling": args.sample_units, "dispatch": args.dispatch_units}
-    measured: dict[str, list[dict[str, Any]]] = {stage: [] for stage in STAGES}
+    measured: dict[str, list[dict[str, Any]]] = {stage: [] for stage in args.stages}
     for i in range(args.rounds):
-        for stage in STAGES:
+        for stage in args.stages:
             # Every other round in the other order: what drifts meanwhile hits both.
             for nodes in NODES if i % 2 == 0 else NODES[::-1]:
-                measured[stage].append(measure(stage, nodes, units[stage]))
+                measured[stage].append(measure(stage, nodes, UNITS[stage]))
                 print(f"round {i + 1}: {stage}: {measured[stage][-1]}", flush=True)
     result = summarise(measured)
+    if args.out.exists():
+        result["stages"] = json.loads(args.out.read_text())["stages"] | result["stages"]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(json.dumps(result, indent=1) + "\n", args.out)
     print(f"\n{table(result['stages'])}\nMedian of {args.rounds} rounds. {args.out}")
