@@ -160,9 +160,9 @@ class Completions:
             raise UnknownModel(f"there is no model {request.model!r} here; {self._service.model!r} is served")
         tokens = [len(token_ids(self._service.recipe.tokenizer, prompt)) for prompt in prompts]
         each = [(prompt, request.decoding(max_tokens, i)) for prompt in prompts for i in range(request.n)]
-        for count in tokens:
-            # Before any is begun: a stream could not say so any more.
-            check_length(count, each[0][1], self._service.engine.max_model_len)
+        for prompt, count in zip(prompts, tokens, strict=True):
+            # Before any is begun: a stream could not say so any more. A blank prompt is as empty as none.
+            check_length(count if prompt.strip() else 0, each[0][1], self._service.engine.max_model_len)
         return _Work(self._service, [prompt for prompt, _ in each], [decoding for _, decoding in each], sum(tokens))
 
     def _chat(self, request: ChatRequest) -> _Work:

@@ -223,6 +223,8 @@ def test_openai_client_sees_errors(sdk: openai.OpenAI) -> None:
         sdk.completions.create(model="", prompt="x", logit_bias={"5": 1})
     with pytest.raises(openai.UnprocessableEntityError, match="tokens"):
         sdk.completions.create(model="", prompt="x" * 300, stream=True)
+    with pytest.raises(openai.UnprocessableEntityError, match="empty"):
+        sdk.completions.create(model="", prompt=["x", "\r"], stream=True)
     with pytest.raises(openai.AuthenticationError):
         sdk.with_options(api_key="another-key-than-that").models.list()
 
