@@ -11,12 +11,15 @@ import pytest
 
 from cluster.local.nodes import Cluster
 from cluster.local.ray_head import free_ports, kill_all, new_directory
+from cluster.local.submit import ROOT
 from tests.small_project import SMALL, write_project
 from tests.waiting import until
 
 #: Ray's provider that starts raylets in place of machines knows its head by this id.
 HEAD = "f" * 51 + "00000"
 ENV = {
+    # Where the autoscaler finds the provider.
+    "PYTHONPATH": str(ROOT),
     "RAY_FAKE_CLUSTER": "1",
     "RAY_enable_autoscaler_v2": "1",
     "RAY_CLOUD_INSTANCE_ID": HEAD,
@@ -25,9 +28,8 @@ ENV = {
 }
 
 
-def config(port: int) -> dict[str, Any]:
+def config(port: int, directory: Path) -> dict[str, Any]:
     """One node that samples from the beginning; of those that rank, up to two when they are asked for."""
-    provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
     def kind(label: str, cpus: int, least: int, most: int) -> dict[str, Any]:
         resources = {"CPU": cpus, "object_store_memory": 200_000_000}
@@ -41,7 +43,8 @@ def config(port: int) -> dict[str, Any]:
         "provider": {
             # By its own name it looks for a file that Ray's package lacks.
             "type": "external",
-            "module": provider,
+            "module": "tests.raylets_as_machines.Provider",
+            "directory": str(directory),
             "gcs_address": f"127.0.0.1:{port}",
             "head_node_id": HEAD,
             **dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check"), True),
@@ -66,7 +69,7 @@ def nodes() -> Iterator[Cluster]:
     directory = new_directory()
     (port,) = free_ports(1)
     file = directory / "autoscaler.json"
-    file.write_text(json.dumps(config(port)))
+    file.write_text(json.dumps(config(port, directory)))
     try:
         yield Cluster(directory, ENV, f"--autoscaling-config={file}", port=port)
     finally:
