@@ -10,7 +10,7 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow test-faults lint lock docs bench bench-rank bench-scaling \
+.PHONY: help setup demo quickstart wiki-small test test-slow test-cluster test-faults lint lock docs bench bench-rank bench-scaling \
   bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
 
 help:  ## this list
@@ -45,6 +45,9 @@ test: setup  ## the tests
 
 test-slow: setup  ## the longer tests
 	@$(PY) -m pytest -q -m slow
+
+test-cluster: setup  ## the tests on several Ray nodes, with those that are too long for `make test`: a whole pipeline, autoscaling
+	@$(PY) -m pytest -q -m "not faults" tests/test_nodes.py tests/test_autoscaler.py tests/test_monitoring.py tests/test_align_ray.py
 
 test-faults: setup  ## nodes, runs and disks that fail while real work runs (30 minutes on 2 cores, 10 GB of memory)
 	@$(PY) -m pytest -q -s -m faults tests/faults

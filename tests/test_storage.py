@@ -13,8 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from aqe import storage
+from aqe.align.curves import plot_curves
 from aqe.artifact import MANIFEST, make, read_parquet, write_parquet, write_text
 from aqe.errors import StorageError
+from aqe.evaluate.style import new, save
 from tests.conftest import PLATFORM
 from tests.small_disk import SmallDisk, small_disk
 
@@ -87,6 +89,32 @@ def test_a_disk_full_for_a_moment_costs_that_moment(
     assert {p.name for p in disk.path.iterdir()} == {"new"}
     new = disk.path / "new"
     assert sum(p.stat().st_size for p in (new.iterdir() if new.is_dir() else [new])) >= DATA.nbytes
+
+
+def test_a_picture_on_a_full_disk_is_a_clear_error_and_leaves_nothing(
+    disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PAUSES", ())
+    curves = {"rsft": pa.table({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]})}
+    figure, axes = new(3.0)
+    axes.plot(DATA[:100])
+    pictures: tuple[Callable[[], object], ...] = (
+        lambda: plot_curves(disk.path / "plots" / "curves.png", curves),
+        lambda: save(figure, disk.path, "noise", "Noise", "One hundred numbers."),
+    )
+
+    def files() -> set[str]:
+        return {p.name for p in disk.path.rglob("*") if p.is_file()}
+
+    disk.fill()
+    for draw in pictures:
+        with pytest.raises(StorageError, match="No space left"):
+            draw()
+    assert files() == {".ballast"}
+    disk.free()
+    for draw in pictures:
+        draw()
+    assert files() == {"curves.png", "noise.png"}
 
 
 def test_an_artifact_on_a_full_disk_is_unfinished_and_made_when_there_is_room(

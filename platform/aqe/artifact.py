@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from aqe.errors import ArtifactError
-from aqe.storage import put
+from aqe.storage import put, retry
 
 MANIFEST = "manifest.json"
 
@@ -147,7 +147,7 @@ def make(
     if (path / MANIFEST).exists():
         say(f"{stage}: done before, {path.name}")
         return load(path)
-    path.mkdir(parents=True, exist_ok=True)
+    retry(path, lambda: path.mkdir(parents=True, exist_ok=True))
     try:
         with FileLock(root / f".{path.name}.lock", timeout=0):
             if (path / MANIFEST).exists():  # Another process ended between the look above and the lock.

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from aqe.align.arguments import Kind
+from aqe.storage import put
 
 _COMMON = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds", "tokens_per_second", "kl_per_token")
 _DPO = ("reward_margin", "reward_accuracy", "logp_chosen", "logp_rejected", "logratio_chosen", "logratio_rejected")
@@ -78,8 +79,7 @@ def plot_curves(path: Path, tables: Mapping[str, pa.Table]) -> None:
             axis.set_axis_off()
         for axis, title in zip(line, titles, strict=False):
             _draw(axis, name, title, tables[name])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    put(path, lambda part: figure.savefig(part, format="png", dpi=110))
 
 
 def _has_values(table: pa.Table, series: str) -> bool:

@@ -6,9 +6,9 @@ The HTML file stands alone: styles and plots are in it and it asks no other host
 import base64
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from aqe.evaluate.measures import COLUMNS, per_query
 from aqe.evaluate.plots import duration, make_plots
 from aqe.evaluate.style import colour
 from aqe.expand.compose import compose
+from aqe.storage import put
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,9 @@ def _curves(out: Path, curves: Sequence[tuple[Path, str]]) -> list[dict[str, str
     found = []
     for at, (path, caption) in enumerate(curves, start=1):
         png = Path("plots") / f"curve_{at}_{re.sub(r'[^A-Za-z0-9_.-]', '_', path.name)}"
-        shutil.copyfile(path, out / png)
-        data = base64.b64encode(path.read_bytes()).decode()
+        content = path.read_bytes()
+        put(out / png, partial(Path.write_bytes, data=content))
+        data = base64.b64encode(content).decode()
         found.append({"png": str(png), "caption": caption, "data": f"data:image/png;base64,{data}"})
     return found
 
@@ -182,7 +184,6 @@ def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) 
 
     `metrics` are those of `evaluate` for the queries and systems of `context`.
     """
-    (out / "plots").mkdir(parents=True, exist_ok=True)
     write_text(json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n", out / "metrics.json")
     table = per_query_table(context.queries, context.systems, context.query_weight, context.distinct_words)
     write_parquet(table, out / "per_query.parquet")

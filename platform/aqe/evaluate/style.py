@@ -11,6 +11,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aqe.storage import put
+
 #: Okabe and Ito's palette, which colour-blind readers can tell apart; grey for what is no expander of ours.
 COLOURS = {
     "bm25": "#7f868f",
@@ -95,10 +97,10 @@ def rows(axes: Any, labels: Sequence[str]) -> None:
 
 
 def save(figure: Figure, out: Path, name: str, title: str, caption: str) -> Plot:
-    """Write `out`/plots/`name`.png and return the plot with its SVG."""
+    """Write `out`/plots/`name`.png and return the plot with its SVG. StorageError when the storage refuses for long."""
     png = Path("plots") / f"{name}.png"
-    (out / png).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / png, dpi=160, facecolor="white", metadata={"Software": None})
+    options: dict[str, Any] = {"format": "png", "dpi": 160, "facecolor": "white", "metadata": {"Software": None}}
+    put(out / png, lambda part: figure.savefig(part, **options))
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return Plot(name, title, caption, inline_svg(buffer.getvalue(), name, f"{title}. {caption}"), str(png))
