@@ -72,11 +72,10 @@ class Measured:
         """Of a candidate: linear in passages, through the two corpora of Wikipedia's text."""
         return self._line(*((self.ranks[c]["passages"], self.ranks[c]["ms_per_candidate"]) for c in CORPORA), passages)
 
-    def index_hours(self, passages: int) -> float:
-        """CPU hours of both indexes."""
-        run = self.runs["wiki_small"]
-        each = sum(run[stage]["cpu_hours"] / run[stage]["passages"] for stage in ("build_index", "build_impacts"))
-        return float(each * passages)
+    def index_hours(self, stage: str, passages: int) -> float:
+        """CPU hours of one of the two indexes."""
+        run = self.runs["wiki_small"][stage]
+        return float(run["cpu_hours"] / run["passages"] * passages)
 
     def index_bytes(self, passages: int) -> float:
         """Of the impact index, which each node of CPUs maps."""
@@ -101,6 +100,7 @@ class Measured:
 
 
 CORPORA = ("wiki", "synthetic_2m")
+INDEX, IMPACTS = "Lucene's index", "impact index"
 
 
 def hours(load: Load, gpu: Gpu, measured: Measured) -> dict[str, tuple[float, float]]:
@@ -114,7 +114,8 @@ def hours(load: Load, gpu: Gpu, measured: Measured) -> dict[str, tuple[float, fl
     ranks = load.queries * (load.candidates + 1)
     speed = gpu.tokens_per_second or measured.tokens_per_second
     return {
-        "index": (0.0, measured.index_hours(load.passages)),
+        INDEX: (0.0, measured.index_hours("build_index", load.passages)),
+        IMPACTS: (0.0, measured.index_hours("build_impacts", load.passages)),
         "sample": (load.queries * load.candidates * load.tokens / speed / 3600, 0.0),
         "rank": (0.0, ranks * measured.rank_ms(load.passages) / 1000 / 3600 / measured.efficiency),
         **{name: (each, 0.0) for name, each in training.items()},
@@ -122,8 +123,12 @@ def hours(load: Load, gpu: Gpu, measured: Measured) -> dict[str, tuple[float, fl
 
 
 def wall(name: str, each: tuple[float, float], gpus: int, cpu_nodes: int) -> float:
-    """Hours by the clock. An index is built on one machine; training and sampling share all GPUs."""
-    return each[0] / gpus + each[1] / (CPU_CORES * (1 if name == "index" else cpu_nodes))
+    """Hours by the clock. Indexes are built on one machine; training and sampling share all GPUs.
+
+    The impact index is counted as the work of one process, as reading Lucene's is; its shards are made side by side.
+    """
+    cores = {INDEX: CPU_CORES, IMPACTS: 1}.get(name, CPU_CORES * cpu_nodes)
+    return each[0] / gpus + each[1] / cores
 
 
 def head_gib(load: Load, measured: Measured) -> float:
@@ -138,9 +143,10 @@ def stage_table(load: Load, measured: Measured, gpus: int, cpu_nodes: int, price
         total = [0.0, 0.0, 0.0]
         costs: list[float | None] = []
         for name, each in hours(load, gpu, measured).items():
-            machine, machine_hours = (gpu.name, each[0]) if each[0] else (CPU, each[1] / CPU_CORES)
-            cost = machine_hours * prices[machine] if machine in prices else None
             clock = wall(name, each, gpus, cpu_nodes)
+            held = clock if name == IMPACTS else each[1] / CPU_CORES
+            machine, machine_hours = (gpu.name, each[0]) if each[0] else (CPU, held)
+            cost = machine_hours * prices[machine] if machine in prices else None
             lines.append(f"| {name} | {machine} | {each[0]:.1f} | {each[1]:.1f} | {clock:.2f} | {_money(cost)} |")
             costs.append(cost)
             total = [a + b for a, b in zip(total, (*each, clock), strict=True)]
@@ -157,8 +163,9 @@ def _money(cost: float | None) -> str:
 
 def growth_table(load: Load, measured: Measured, gpus: int, cpu_nodes: int) -> str:
     """Ten and a hundred times the queries, or the passages, on the same fleet: hours, memory, and the bottleneck."""
-    head = "| queries | passages | sample | rank | train | dispatch | head's memory | index a node | bottleneck |"
-    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
+    names = ("queries", "passages", "index", "sample", "rank", "train", "dispatch", "head's memory", "index a node")
+    head = f"| {' | '.join(names)} | bottleneck |"
+    lines = [head, "|---|---|---|---|---|---|---|---|---|---|"]
     gpu = GPUS[-1]
     for queries, passages in ((1, 1), (10, 1), (100, 1), (1, 10), (1, 100)):
         big = replace(load, queries=load.queries * queries, passages=load.passages * passages)
@@ -167,14 +174,19 @@ def growth_table(load: Load, measured: Measured, gpus: int, cpu_nodes: int) -> s
         # Each unit is handed out twice: to sample, and to rank.
         dispatch = 2 * big.queries / QUERIES_PER_UNIT / measured.units_per_second / 3600
         memory, index = head_gib(big, measured), measured.index_bytes(big.passages) / 2**30
-        clocks = {"sampling": each["sample"], "ranking": each["rank"], "training": train, "the driver": dispatch}
+        indexes = each[INDEX] + each[IMPACTS]
+        clocks = {
+            "indexing": indexes, "sampling": each["sample"], "ranking": each["rank"], "training": train,
+            "the driver": dispatch,
+        }  # fmt: skip
         slowest = max(clocks, key=lambda name: clocks[name])
         bottleneck = f"{slowest} ({clocks[slowest] / sum(clocks.values()):.0%} of the hours)"
         if memory > HEAD_GIB:
             bottleneck = f"the head's memory ({memory:,.0f} of {HEAD_GIB} GiB), then {bottleneck}"
         lines.append(
-            f"| {big.queries:,} | {big.passages / 1e6:,.0f} M | {each['sample']:.1f} h | {each['rank']:.2f} h "
-            f"| {train:.2f} h | {dispatch:.2f} h | {memory:,.0f} GiB | {index:,.1f} GiB | {bottleneck} |"
+            f"| {big.queries:,} | {big.passages / 1e6:,.0f} M | {indexes:.1f} h | {each['sample']:.1f} h "
+            f"| {each['rank']:.2f} h | {train:.2f} h | {dispatch:.2f} h | {memory:,.0f} GiB "
+            f"| {index:,.1f} GiB | {bottleneck} |"
         )
     return "\n".join(lines)
 

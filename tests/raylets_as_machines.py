@@ -13,7 +13,7 @@ from ray._private.parameter import RayParams
 from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
 
 
-class Provider(FakeMultiNodeProvider):
+class Provider(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray has no types here.
     """Takes `directory`, below which the nodes' lie, beside the settings of Ray's own."""
 
     def _create_node_with_resources_and_labels(self, *args: Any) -> None:

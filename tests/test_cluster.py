@@ -64,8 +64,15 @@ def test_ray_up_accepts_the_cluster_file() -> None:
         accept(config)
 
 
-def test_nodes_start_as_the_image_and_the_service_expect() -> None:
+def test_nodes_start_as_the_image_and_the_service_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.autoscaler._private.cli_logger import cli_logger
+    from ray.autoscaler._private.commands import warn_about_bad_start_command
+
     config = read("ray_cluster.yaml")
+    warnings: list[str] = []
+    monkeypatch.setattr(cli_logger, "warning", lambda text, *_: warnings.append(text))
+    warn_about_bad_start_command(config["head_start_ray_commands"])
+    assert not warnings
     options = " ".join(config["docker"]["run_options"])
     volumes = [volume.split(":")[1] for volume in re.findall(r"-v (\S+)", options)]
     mounted = [*config["file_mounts"], *volumes]
@@ -75,8 +82,9 @@ def test_nodes_start_as_the_image_and_the_service_expect() -> None:
         assert any(Path(path).is_relative_to(mount) for mount in mounted), f"{path} is in no container"
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         stop, start = commands
-        program, *arguments = start.split()
-        assert stop == "ray stop" and program == "/opt/aqe/cluster/start.sh" and (ROOT / "cluster/start.sh").exists()
+        program, verb, *arguments = start.split()
+        assert (stop, verb) == ("ray stop", "start")
+        assert program == "/opt/aqe/cluster/ray" and (ROOT / "cluster/ray").exists()
         given = dict(argument.removeprefix("--").partition("=")[::2] for argument in arguments)
         assert set(given) <= start_options()
         assert given["object-spilling-directory"] in volumes and int(given["object-store-memory"]) > 1e9
@@ -88,7 +96,7 @@ def test_start_sets_the_proxys_variables_and_leaves_the_checkout(tmp_path: Path)
     ray.write_text('#!/bin/sh\npwd; ls -A | wc -l; echo "$@"; env\n')
     ray.chmod(0o755)
     done = subprocess.run(
-        [str(ROOT / "cluster" / "start.sh"), "--head", "--port=6379"],
+        [str(ROOT / "cluster" / "ray"), "start", "--head", "--port=6379"],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(tmp_path)},
         cwd=ROOT,
         capture_output=True,
@@ -117,7 +125,7 @@ def test_the_guide_says_what_ray_accepts_on_google_cloud() -> None:
 
 def test_the_guide_names_options_that_ray_start_has() -> None:
     page = (ROOT / "docs" / "cluster.md").read_text()
-    commands = re.findall(r"cluster/start\.sh ((?:--.*\\\n)*.*)", page)
+    commands = re.findall(r"cluster/ray start ((?:--.*\\\n)*.*)", page)
     assert len(commands) >= 3
     for command in commands:
         assert {option.partition("=")[0] for option in re.findall(r"--([\w-]+)", command)} <= start_options()

@@ -1,4 +1,5 @@
-"""A real Prometheus beside a small pipeline: what it saw is what the manifest says, and every panel can be drawn."""
+"""A real Prometheus on a cluster of several nodes while it works: what it saw is what the manifest says, and every panel
+can be drawn."""
 
 import json
 import os
@@ -19,8 +20,8 @@ import httpx
 import pytest
 import yaml
 
-from cluster.local.ray_head import Head, free_ports, ray_head
-from cluster.local.submit import job_client
+from cluster.local.nodes import cluster
+from cluster.local.ray_head import Head, free_ports
 from cluster.observability.panels import ROWS, WINDOW
 from tests import tiny_model
 from tests.cluster_tools import ROOT, read
@@ -37,11 +38,17 @@ CONFIG: dict[str, Any] = {
     "model": {"source": "model"},
     "engine": {"name": "transformers", "max_model_len": 256},
     "sample": {"prompt": "passage", "num_samples": 20, "max_tokens": 40},
+    "models": ["rsft_dpo"],
+    "align": {"workers": 1, "max_length": 256, "micro_batch_size": 8},
 }
-#: Panels that have something to show when a pipeline samples on CPUs.
-DRAWN = {
+#: Panels that have something to show when a pipeline samples on CPUs, and when it goes on to train.
+SAMPLED = {
     *("Tokens generated", "Candidates", "Rows", "Time left", "Done", "Units", "Idle workers", "Dead letters"),
     *("Prompt tokens not computed", "CPU", "Memory", "Object store", "Ray Data"),
+}
+DRAWN = {
+    "sample_expansions": SAMPLED,
+    "align_model": {*SAMPLED, "Gold ranks", "Tokens trained on", "Loss", "Reward margin"},
 }
 
 
@@ -49,6 +56,7 @@ DRAWN = {
 class Watched:
     """A run that has ended, and the Prometheus that watched it."""
 
+    job: str
     prometheus: str
     head: Head
     started: float
@@ -101,16 +109,20 @@ def scraping(head: Head, port: int) -> Iterator[str]:
             process.wait()
 
 
-@pytest.fixture(scope="module")
-def watched() -> Iterator[Watched]:
+@pytest.fixture(scope="module", params=["sample_expansions", pytest.param("align_model", marks=pytest.mark.slow)])
+def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
     (port,) = free_ports(1)
     env = {"RAY_metrics_report_interval_ms": "1000", "RAY_GRAFANA_DATA_DASHBOARD_UID": "aqe"}
-    with tempfile.TemporaryDirectory() as directory, ray_head(env) as head, scraping(head, port) as url:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        cluster("gpu", "cpu", more_env=env) as nodes,
+        scraping(nodes.head, port) as url,
+    ):
         config = project(Path(directory))
-        client = job_client(head)
+        client = nodes.jobs()
         started = time.time()
         job = client.submit_job(
-            entrypoint=f"{sys.executable} jobs/sample_expansions.py --config {config} --base-dir {directory}",
+            entrypoint=f"{sys.executable} jobs/{request.param}.py --config {config} --base-dir {directory}",
             runtime_env={**read("jobs/runtime_env.yaml"), "working_dir": str(ROOT)},
         )
         monitor = subprocess.Popen(
@@ -123,13 +135,15 @@ def watched() -> Iterator[Watched]:
             assert client.get_job_status(job) == "SUCCEEDED", log
             (manifest,) = Path(directory).glob("runs/watched/sample_train-*/manifest.json")
             stats = json.loads(manifest.read_text())["stats"]
-            made = Watched(url, head, started, 0, stats, log, "")
+            made = Watched(request.param, url, nodes.head, started, 0, stats, log, "")
             # A process exports once more when it ends, and the next scrape comes a second later.
-            until(lambda: made.ask("sum(ray_aqe_rows_total{stage='sample_train'})")[0]["value"][1] == str(QUERIES))
+            rows = "sum(max_over_time(ray_aqe_rows_total{stage='sample_train'}[1h]))"
+            until(lambda: made.ask(rows)[0]["value"][1] == str(QUERIES))
             made.seconds = time.time() - started
         finally:
             monitor.terminate()
-            made.monitor = monitor.communicate()[0]
+            shown = monitor.communicate()[0]
+        made.monitor = shown
         yield made
 
 
@@ -143,6 +157,15 @@ def test_the_increase_is_what_the_manifest_says(watched: Watched) -> None:
         assert float(last["value"][1]) == watched.manifest[count]
 
 
+def test_tokens_a_second_are_those_of_the_manifest(watched: Watched) -> None:
+    stage, over = "{stage='sample_train'}", f"[{watched.seconds:.0f}s:1s]"
+    (made,) = watched.ask(f"sum(increase(ray_aqe_generated_tokens_total{stage}[{watched.seconds:.0f}s]))")
+    # A stage exports how much is left as long as it runs.
+    (ran,) = watched.ask(f"count_over_time(sum(ray_aqe_stage_units_left{stage}){over})")
+    rate = float(made["value"][1]) / float(ran["value"][1])
+    assert rate == pytest.approx(watched.manifest["tokens_per_second"], rel=0.1)
+
+
 def test_every_panel_is_drawn(watched: Watched) -> None:
     drawn = set()
     for panels in ROWS.values():
@@ -154,7 +177,7 @@ def test_every_panel_is_drawn(watched: Watched) -> None:
                 )  # fmt: skip
                 if any(value != "NaN" for series in found for _, value in series["values"]):
                     drawn.add(panel.title)
-    assert drawn >= DRAWN, DRAWN - drawn
+    assert drawn >= DRAWN[watched.job], DRAWN[watched.job] - drawn
 
 
 def test_the_idle_share_is_that_of_the_manifest(watched: Watched) -> None:
@@ -171,7 +194,7 @@ def test_the_jobs_log_says_one_line_each_ten_seconds(watched: Watched) -> None:
     assert 1 <= len(said) <= 2 + watched.manifest["wall_seconds"] / 10
     assert re.fullmatch(r"sample_train: 160/160 queries \(100 %\), .* tokens/s, took [\d:]+", said[-1])
     assert all(re.search(r"[\d.]+ queries/s, .* (ETA|took) [\d:]+$", line) for line in said)
-    assert len(lines) < 25, watched.log
+    assert len(lines) < 25 + watched.seconds / 2, watched.log
 
 
 def test_the_monitor_shows_the_stage_that_runs(watched: Watched) -> None:

@@ -23,7 +23,7 @@ def test_ray_unpacks_it_into_code_that_can_be_imported(tmp_path: Path) -> None:
     code = tmp_path / "code"
     unpack(path, code)
     assert {one.name for one in code.iterdir()} == set(CODE)
-    assert os.access(code / "cluster" / "start.sh", os.X_OK)
+    assert os.access(code / "cluster" / "ray", os.X_OK)
     names = "import aqe.config.serve, serve.app, cluster.package as p; print(aqe.__file__, serve.app.__file__, p.ROOT)"
     done = subprocess.run(
         [sys.executable, "-c", names],

@@ -4,7 +4,7 @@ for tests.
 usage: python -m cluster.local.nodes up|down
 
 `up` starts a head without work, a node labelled `pool=gpu` (which has the machine's GPUs, if there are any) and two
-labelled `pool=cpu`, all of them by cluster/start.sh with a token, says how to use them, and ends; they stay, whatever
+labelled `pool=cpu`, all of them by cluster/ray with a token, says how to use them, and ends; they stay, whatever
 becomes of the terminal, until `down`.
 """
 
@@ -33,7 +33,7 @@ from cluster.local.submit import ROOT, job_client, submit
 
 Kind = Literal["gpu", "cpu"]
 
-START = str(ROOT / "cluster" / "start.sh")
+RAY = str(ROOT / "cluster" / "ray")
 #: A node that was killed is missed after 3 s instead of 15; one that is only slow, not before 30.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "0",
@@ -79,7 +79,7 @@ class Cluster:
             *("--num-cpus=0", "--num-gpus=0", "--labels=pool=head", "--node-name=head", *head_options),
             port=port,
             more_env=self._more_env,
-            start=(START,),
+            start=(RAY, "start"),
             outlive=outlive,
         )
 
@@ -93,7 +93,7 @@ class Cluster:
         directory.mkdir()
         command = [
             *(() if core is None else ("taskset", "--cpu-list", str(core))),
-            *(START, "--block", f"--address={self.head.gcs}", f"--node-name={name}", f"--labels=pool={kind}"),
+            *(RAY, "start", "--block", f"--address={self.head.gcs}", f"--node-name={name}", f"--labels=pool={kind}"),
             # The whole of 127/8 is this machine.
             f"--node-ip-address=127.0.0.{2 + len(self.nodes)}",
             *(f"--num-cpus={cpus}", *(() if kind == "gpu" else ("--num-gpus=0",)), "--object-store-memory=500000000"),

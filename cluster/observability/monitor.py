@@ -84,8 +84,9 @@ def nodes(discovery: Path) -> Source:
 
 
 def newest_ray() -> Path | None:
-    """The list of nodes of the Ray that was started last on this machine: by `make demo`, or by hand."""
-    homes = [*Path("/tmp").glob("aqe-*/ray"), Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray"), Path("/tmp/ray")]
+    """The list of nodes of the Ray that was started last here: by `make demo`, by `make cluster-up`, or by hand."""
+    ours = (home for at in ("ray", "head/ray") for home in Path("/tmp").glob(f"aqe-*/{at}"))
+    homes = [*ours, Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray"), Path("/tmp/ray")]
     found = [home for home in homes if (home / DISCOVERY).exists()]
     return max(found, key=lambda home: (home / "session_latest").lstat().st_mtime) / DISCOVERY if found else None
 

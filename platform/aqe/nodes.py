@@ -62,6 +62,6 @@ def choose(kind: Kind, nodes: Sequence[Mapping[str, Any]], *, grows: bool) -> No
     wanted = f"a node with CPUs{f' and the label {LABEL}={kind}' if labels else ''}"
     raise ConfigError(
         f"{_WORK[kind]} need {wanted}, but the Ray cluster has none, and no autoscaler that knows labels and could "
-        f"bring one. Nodes that are up: {up}. Start one, for instance with `cluster/start.sh --address=HEAD:6379 "
+        f"bring one. Nodes that are up: {up}. Start one, for instance with `cluster/ray start --address=HEAD:6379 "
         f"--labels={LABEL}={kind}`, wait until `ray status` counts it, and submit again: what is finished is kept."
     )

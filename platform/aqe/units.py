@@ -202,7 +202,7 @@ def _execute(
     context.max_consecutive_actor_init_deaths = 2
     rows = [{"name": unit.name, "rows": json.dumps(unit.rows, default=str)} for unit in todo]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        # By this name the dashboard shows the stage and its actors.
+        # By this name the dashboard shows the stage's operator and its actors.
         type(stage, (_Actor,), {}),
         batch_size=1,
         batch_format="pyarrow",
@@ -213,6 +213,8 @@ def _execute(
         label_selector=dict(pool.labels),
         runtime_env={"env_vars": dict(pool.env)},
     )
+    # And by this one the stage's row of Ray Data.
+    dataset.set_name(stage)
     return dataset.iter_rows()
 
 

@@ -1,12 +1,13 @@
 """A fault at a random moment, again and again: whatever it hits, the run ends as one that nothing disturbed.
 
-usage: python -m tests.faults.random_moments [--seed 0] [--repetitions 5]
+usage: PYTHONPATH=platform python -m tests.faults.random_moments [--seed 0] [--repetitions 5]
 
 Each repetition starts from nothing on a cluster of its own: corpus, index, sampling, ranking, preferences, RSFT, DPO.
 """
 
 import argparse
 import contextlib
+import itertools
 import random
 import tempfile
 import time
@@ -40,13 +41,18 @@ def in_work(root: Path) -> str:
     return ", ".join(sorted(path.name.rsplit("-", 1)[0] for path in begun)) or "between two stages"
 
 
-def repeat(work: Work, runs: str, fault: str, moment: float) -> Outcome:
-    """One run with one fault; what is submitted again, is submitted until it succeeds, three times at most."""
+def repeat(work: Work, runs: str, fault: str, moment: float) -> Outcome | None:
+    """One run with one fault; what is submitted again, is submitted until it succeeds, three times at most.
+
+    None when the run had ended before the moment came.
+    """
     root = work.runs(runs)
     with contextlib.ExitStack() as stack:
         cluster, nodes = stack.enter_context(cluster_of("gpu", "cpu", "cpu"))
         job, submissions, started = work.submit(cluster, runs, "1"), 1, time.monotonic()
         until(lambda: time.monotonic() > started + moment or status(cluster, job) == "SUCCEEDED", every=0.5)
+        if status(cluster, job) == "SUCCEEDED":
+            return None
         stage = in_work(root)
         if fault == "CPU node killed":
             cluster.kill(nodes[2])
@@ -73,10 +79,14 @@ def repetitions(work: Work, seed: int, count: int) -> Iterator[Outcome]:
     seconds = sum(load(path.parent).stats["wall_seconds"] for path in whole.glob(f"*/{MANIFEST}"))
     faults = [fault for _ in range(-(-count // len(FAULTS))) for fault in draw.sample(FAULTS, len(FAULTS))]
     for i, fault in enumerate(faults[:count]):
-        # A job needs some seconds before its first stage, and between stages.
-        outcome = repeat(work, f"random-{i}", fault, draw.uniform(0, 10 + seconds))
-        assert_same(whole, work.runs(f"random-{i}"))
-        yield outcome
+        for again in itertools.count():
+            runs = f"random-{i}-{again}"
+            # A job needs some seconds before its first stage, and between stages.
+            outcome = repeat(work, runs, fault, draw.uniform(0, 10 + seconds))
+            assert_same(whole, work.runs(runs))
+            if outcome is not None:
+                yield outcome
+                break
 
 
 def main() -> None:

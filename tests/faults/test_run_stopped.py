@@ -2,6 +2,7 @@
 
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.faults.work import (
@@ -57,6 +58,9 @@ def test_head_killed_then_a_new_cluster(whole: Work) -> None:
             again = whole.submit(new, "headless")
             reach(new, again, lambda: units(root, "sample_train") > before)
             first = time.monotonic() - killed
+            # The old run has ended where it was: what is there is whole, and no stage is taken for finished.
+            assert not finished(root, "sample_train")
+            assert all(pq.read_table(path).num_rows for path in root.glob("sample_train-*/data/*.parquet"))
             until(lambda: all(node.failed() for node in nodes))
             gone = time.monotonic() - killed
             say("head killed during sampling", new_cluster=up, next_unit=first, old_nodes_gone=gone)

@@ -8,6 +8,7 @@ from typing import Any
 from aqe.align.arguments import Kind, arguments
 from aqe.align.deepspeed import deepspeed_config, start_deepspeed
 from aqe.config.align import AlignConfig
+from aqe.observe import metrics
 
 
 def train_loop(job: dict[str, Any]) -> None:
@@ -16,6 +17,7 @@ def train_loop(job: dict[str, Any]) -> None:
     Raises RuntimeError when DeepSpeed is not in charge or does not see every worker: each would then train alone.
     """
     config: AlignConfig = job["config"]
+    metrics.level(metrics.BUSY, 0, stage=job["kind"])
     start_deepspeed(job["use_gpu"])
     # Only now: transformers and trl look at the process group while they are imported.
     import ray.train
@@ -49,7 +51,9 @@ def train_loop(job: dict[str, Any]) -> None:
                 f"DeepSpeed is {'on' if trainer.is_deepspeed_enabled else 'off'} and accelerate sees "
                 f"{trainer.accelerator.num_processes} of {world} workers"
             )
+        metrics.level(metrics.BUSY, 1, stage=job["kind"])
         trainer.train(resume_from_checkpoint=resume)
+        metrics.level(metrics.BUSY, 0, stage=job["kind"])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         report_model(trainer, {"resumed": resume is not None, "worker_peak_gib": round(peak, 2)})
 

@@ -49,7 +49,7 @@ GAUGES = {
     UNITS_LEFT: ("Units of a running stage that are waiting or in work", ("stage",)),
     DONE: ("Share of a running stage that is done, by rows or steps", ("stage",)),
     ETA: ("Seconds that a running stage will still take at its rate so far", ("stage",)),
-    BUSY: ("1 while a worker of a stage is at a unit, 0 while it loads or waits", ("stage",)),
+    BUSY: ("1 while a worker of a stage is at a unit, or trains, 0 while it loads or waits", ("stage",)),
     TRAIN_TOKENS: ("Tokens of prompts and completions trained on in a second, all workers", ("stage",)),
     TRAIN_LOSS: ("Training loss, nats (rsft: a token, dpo: a pair)", ("stage",)),
     TRAIN_MARGIN: ("Reward margin of DPO, beta times nats", ("stage",)),
