@@ -9,8 +9,10 @@ quickstart's 89,451, where the driver's work for a rank is almost as long. The w
 workers, in the same pools, under the same driver, which runs on the head as a submitted job's does. A worker's rate is
 what it made between the ends of its first and last units over the time between them, so that starting (processes,
 models, compiled loops) does not count; it is given apart. Head and driver are not pinned: they take their time from the
-same cores, which costs two nodes more than it would on their own machines. `dispatch` is units without any work: what
-one driver can hand out. Right only on an idle machine. About 15 minutes.
+same cores, which costs two nodes more than it would on their own machines. So Linux is asked how long each worker was
+ready to run and another process had its core (schedstat), and the efficiency is given with and without that time; what a
+worker waits for the driver is in both. `dispatch` is units without any work: what one driver can hand out. Right only on
+an idle machine. About 15 minutes.
 """
 
 import argparse
@@ -67,7 +69,7 @@ class Work(NamedTuple):
 
 
 class Timed:
-    """A stage's worker that notes the end and the count of each unit."""
+    """A stage's worker that notes of each unit its end, its count, and how long others have had the core until then."""
 
     def __init__(self, make: Callable[..., Any], args: Mapping[str, Any], noun: str, log: str) -> None:
         self._noun, self._log = noun, Path(log) / str(os.getpid())
@@ -75,8 +77,9 @@ class Timed:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         result = self._work(rows)
+        others = int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
         with self._log.open("a") as log:
-            log.write(f"{time.time()} {result.counts[self._noun]} {time.process_time()}\n")
+            log.write(f"{time.time()} {result.counts[self._noun]} {others}\n")
         return result
 
 
@@ -214,16 +217,17 @@ def driver_memory(run: str) -> dict[str, float]:
     return {"tokens_per_candidate": round(tokens, 2), "driver_bytes_per_candidate": round(held / table.num_rows)}
 
 
-def rates(log: Path) -> tuple[list[float], float]:
-    """Of each worker: what it made a second after its first unit. And what they made a second of their CPU time."""
-    found, made, used = [], 0.0, 0.0
+def rates(log: Path) -> tuple[list[float], list[float]]:
+    """Of each worker: what it made a second after its first unit, with and without the time that others had its core."""
+    found, alone = [], []
     for path in log.iterdir():
-        ends, counts, cpu = zip(*(map(float, line.split()) for line in path.read_text().splitlines()), strict=True)
+        ends, counts, others = zip(*(map(float, line.split()) for line in path.read_text().splitlines()), strict=True)
         if len(ends) < FEWEST_UNITS:
             raise SystemExit(f"a worker made {len(ends)} units, too few to measure: ask for more")
-        found.append(sum(counts[1:]) / (ends[-1] - ends[0]))
-        made, used = made + sum(counts[1:]), used + cpu[-1] - cpu[0]
-    return found, made / used
+        made, seconds = sum(counts[1:]), ends[-1] - ends[0]
+        found.append(made / seconds)
+        alone.append(made / (seconds - (others[-1] - others[0])))
+    return found, alone
 
 
 def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
@@ -241,7 +245,7 @@ def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        found, per_cpu = rates(out / "log")
+        found, alone = rates(out / "log")
         first = min(float(path.read_text().split(maxsplit=1)[0]) for path in (out / "log").iterdir())
     if len(found) != nodes:
         raise SystemExit(f"{stage}: {len(found)} workers on {nodes} nodes")
@@ -250,7 +254,7 @@ def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
         "units": units,
         f"{noun}_per_second": round(sum(found), 1),
         "of_each": [round(rate, 1) for rate in found],
-        f"{noun}_per_cpu_second": round(per_cpu, 1),
+        f"{noun}_per_second_of_its_core": round(sum(alone), 1),
         "seconds_to_first_unit": round(first - started, 1),
     }
 
@@ -262,8 +266,9 @@ def median(rounds: Sequence[Mapping[str, Any]], key: str, nodes: int) -> float:
 def summarise(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Medians of the rounds, and the efficiencies of two nodes against one.
 
-    `efficiency_clock` is the rate of two over twice that of one, with head and driver on the same cores; `efficiency`
-    compares what the workers made in a second of their own CPU time, which is what is left where these have a machine.
+    `efficiency_clock` is the rate of two over twice that of one, with head and driver on the same cores; `efficiency` is
+    the same without the time in which a worker was ready and another process had its core, as where these have a machine
+    of their own.
     """
     from aqe.artifact import versions
 
@@ -271,12 +276,12 @@ def summarise(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
     for stage, rounds in measured.items():
         noun = STAGES[stage][1]
         one, two = (median(rounds, f"{noun}_per_second", n) for n in NODES)
-        cpu = [median(rounds, f"{noun}_per_cpu_second", n) for n in NODES]
+        own_one, own_two = (median(rounds, f"{noun}_per_second_of_its_core", n) for n in NODES)
         stages[stage] = {
             "one_node": one,
             "two_nodes": two,
             "efficiency_clock": round(two / (2 * one), 3),
-            "efficiency": round(cpu[1] / cpu[0], 3),
+            "efficiency": round(own_two / (2 * own_one), 3),
             "rounds": rounds,
         }
     return {
@@ -302,7 +307,7 @@ def costs(run: str) -> dict[str, Any]:
 
 def table(stages: Mapping[str, Any]) -> str:
     """One line a stage."""
-    lines = [f"{'':14}{'1 node':>16}{'2 nodes':>16}{'by the clock':>14}{'by CPU time':>13}"]
+    lines = [f"{'':14}{'1 node':>16}{'2 nodes':>16}{'by the clock':>14}{'own cores':>13}"]
     for stage, found in stages.items():
         noun = STAGES[stage][1]
         cells = "".join(f"{found[key]:.0f} {noun}/s".rjust(16) for key in ("one_node", "two_nodes"))
