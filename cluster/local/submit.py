@@ -109,7 +109,9 @@ def job_client(head: Head) -> Any:
     """A ray.job_submission.JobSubmissionClient that shows the head's token."""
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    # Each of them sets a level of its own.
+    for module in ("job.sdk", "dashboard_sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     return JobSubmissionClient(head.address, headers=head.headers)
 
 
