@@ -46,7 +46,7 @@ test: setup  ## the tests
 test-slow: setup  ## the longer tests
 	@$(PY) -m pytest -q -m slow
 
-test-cluster: setup  ## the tests on several Ray nodes, with those that are too long for `make test`: a whole pipeline, autoscaling
+test-cluster: setup  ## the tests on several Ray nodes, with those that are too long for `make test`: a whole pipeline, autoscaling (15 minutes)
 	@$(PY) -m pytest -q -m "not faults" tests/test_nodes.py tests/test_autoscaler.py tests/test_monitoring.py tests/test_align_ray.py
 
 test-faults: setup  ## nodes, runs and disks that fail while real work runs (30 minutes on 2 cores, 10 GB of memory)
