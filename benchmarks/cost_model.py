@@ -144,9 +144,9 @@ def stage_table(load: Load, measured: Measured, gpus: int, cpu_nodes: int, price
         costs: list[float | None] = []
         for name, each in hours(load, gpu, measured).items():
             clock = wall(name, each, gpus, cpu_nodes)
-            held = clock if name == IMPACTS else each[1] / CPU_CORES
-            machine, machine_hours = (gpu.name, each[0]) if each[0] else (CPU, held)
-            cost = machine_hours * prices[machine] if machine in prices else None
+            machine = gpu.name if each[0] else CPU
+            # What one machine would take, all of them are paid for together.
+            cost = wall(name, each, 1, 1) * prices[machine] if machine in prices else None
             lines.append(f"| {name} | {machine} | {each[0]:.1f} | {each[1]:.1f} | {clock:.2f} | {_money(cost)} |")
             costs.append(cost)
             total = [a + b for a, b in zip(total, (*each, clock), strict=True)]
