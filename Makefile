@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quickstart wiki-small test test-slow test-cluster test-faults lint lock docs bench bench-rank bench-scaling \
-  bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
+  bench-driver bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -47,7 +47,7 @@ test-slow: setup  ## the longer tests
 	@$(PY) -m pytest -q -m slow
 
 test-cluster: setup  ## the tests on several Ray nodes, with those that are too long for `make test`: a whole pipeline, autoscaling (15 minutes)
-	@$(PY) -m pytest -q -m "not faults" tests/test_nodes.py tests/test_autoscaler.py tests/test_monitoring.py tests/test_align_ray.py
+	@$(PY) -m pytest -q -m "not faults" tests/cluster/test_nodes.py tests/cluster/test_autoscaler.py tests/cluster/test_monitoring.py tests/align/test_training.py
 
 test-faults: setup  ## nodes, runs and disks that fail while real work runs (30 minutes on 2 cores, 10 GB of memory)
 	@$(PY) -m pytest -q -s -m faults tests/faults
@@ -63,6 +63,9 @@ bench-rank: setup  ## exact gold ranks against Pyserini, Lucene and bm25s (after
 
 bench-scaling: setup  ## ranking, sampling and dispatch on one and two nodes (15 minutes; after make bench-rank)
 	@$(PY) benchmarks/scaling.py
+
+bench-driver: setup  ## the driver's memory with 80,000 queries x 50 candidates, ranked and preferred (15 minutes on 2 cores, 3 GB of disk)
+	@$(PY) benchmarks/driver.py
 
 bench-gpu: setup  ## the transformers engine and a training step on a GPU, at real models' sizes (4 minutes)
 	@$(PY) benchmarks/gpu.py
@@ -87,9 +90,9 @@ package: setup  ## the code as a checksummed zip below dist/, for `working_dir: 
 
 # --excludes only here: the GPU build needs torchvision, torchaudio and triton.
 lock: $(UV)  ## resolve the pinned packages anew
-	$(UV) pip compile -q pyproject.toml --extra cpu --extra demo --extra dev --excludes requirements/cpu-excludes.txt $(TORCH) \
+	$(UV) pip compile -q pyproject.toml --extra all --extra serve --extra cpu --group demo --group dev --excludes requirements/cpu-excludes.txt $(TORCH) \
 	  --python-version 3.11 --no-annotate --custom-compile-command "make lock" -o requirements/cpu-3.11.txt
-	$(UV) pip compile -q pyproject.toml --extra gpu --extra demo --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	$(UV) pip compile -q pyproject.toml --extra all --extra serve --extra gpu --group demo --group dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --no-annotate --custom-compile-command "make lock" -o requirements/gpu-3.11.txt
 	grep -v '^python-dateutil==' requirements/gpu-3.11.txt > .tool/constraints.txt  # boto3 wants an older one
 	$(UV) pip compile -q requirements/aws.in -c .tool/constraints.txt --python-version 3.11 --no-annotate \
@@ -97,7 +100,7 @@ lock: $(UV)  ## resolve the pinned packages anew
 
 docs: setup  ## write docs/configuration.md, the README's table and the Grafana dashboard anew
 	@$(PY) -m aqe.config.reference > docs/configuration.md
-	@$(PY) -m aqe.evaluate.summary README.md docs/results/quickstart.json
+	@$(PY) -m aqe.report.summary README.md docs/results/quickstart.json
 	@$(PY) -m cluster.observability > cluster/observability/dashboard.json
 
 clean:  ## remove the environment and caches, keep runs/

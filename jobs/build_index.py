@@ -1,15 +1,6 @@
-"""Corpus -> Lucene index."""
+"""`aqe index` as a job: `ray job submit ... -- python jobs/build_index.py --config ... --base-dir ...`."""
 
-from aqe.job import main
-from aqe.observe.progress import say
-from aqe.pipeline import Pipeline
-
-
-def build_index(pipeline: Pipeline) -> None:
-    """Corpus -> Lucene index."""
-    index = pipeline.index
-    say(f"{index.stats['passages']} passages in {index.path}")
-
+from aqe.cli import index, main
 
 if __name__ == "__main__":
-    main(build_index)
+    main(index)

@@ -1,15 +1,6 @@
-"""Aligned models -> report: greedy expansions of held-out queries, searched and compared."""
+"""`aqe evaluate` as a job: `ray job submit ... -- python jobs/evaluate_expander.py --config ... --base-dir ...`."""
 
-from aqe.evaluate.stage import evaluate_expander
-from aqe.job import main
-from aqe.observe.progress import say
-from aqe.pipeline import Pipeline
-
-
-def evaluate(pipeline: Pipeline) -> None:
-    """Aligned models -> report: greedy expansions of held-out queries, searched and compared."""
-    say(evaluate_expander(pipeline).text)
-
+from aqe.cli import evaluate, main
 
 if __name__ == "__main__":
     main(evaluate)

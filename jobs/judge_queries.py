@@ -1,17 +1,6 @@
-"""Queries -> qrels, from their positives or by their answers over the whole corpus."""
+"""`aqe judge` as a job: `ray job submit ... -- python jobs/judge_queries.py --config ... --base-dir ...`."""
 
-from aqe.job import main
-from aqe.observe.progress import say
-from aqe.pipeline import Pipeline
-
-
-def judge_queries(pipeline: Pipeline) -> None:
-    """Queries -> qrels, from their positives or by their answers over the whole corpus."""
-    for split in ("train", "dev", "test"):
-        judged = pipeline.judged(split)
-        stats = judged.stats
-        say(f"{split}: {stats['judged']} of {stats['queries']} queries have a relevant passage, {judged.path}")
-
+from aqe.cli import judge, main
 
 if __name__ == "__main__":
-    main(judge_queries)
+    main(judge)

@@ -1,17 +1,6 @@
-"""Candidates -> exact gold ranks."""
+"""`aqe rank` as a job: `ray job submit ... -- python jobs/rank_expansions.py --config ... --base-dir ...`."""
 
-from aqe.job import main
-from aqe.observe.progress import say
-from aqe.pipeline import Pipeline
-
-
-def rank_expansions(pipeline: Pipeline) -> None:
-    """Candidates -> exact gold ranks."""
-    ranks = pipeline.ranks("train", pipeline.candidates(), "rank_train")
-    say(
-        f"{ranks.stats['ranks']} ranks, {ranks.stats.get('ranks_per_second', 'resumed, no rate')} ranks/s, {ranks.path}"
-    )
-
+from aqe.cli import main, rank
 
 if __name__ == "__main__":
-    main(rank_expansions)
+    main(rank)

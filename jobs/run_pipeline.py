@@ -1,16 +1,6 @@
-"""The whole loop: sample, rank, prefer, align (RSFT, then DPO), expand, evaluate."""
+"""`aqe run` as a job: `ray job submit ... -- python jobs/run_pipeline.py --config ... --base-dir ...`."""
 
-from aqe.evaluate.stage import evaluate_expander
-from aqe.job import main
-from aqe.observe.progress import say
-from aqe.pipeline import Pipeline
-
-
-def run_pipeline(pipeline: Pipeline) -> None:
-    """The whole loop: sample, rank, prefer, align (RSFT, then DPO), expand, evaluate."""
-    pipeline.prepare()
-    say(evaluate_expander(pipeline).text)
-
+from aqe.cli import main, run
 
 if __name__ == "__main__":
-    main(run_pipeline)
+    main(run)

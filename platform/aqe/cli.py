@@ -1,0 +1,245 @@
+"""The command `aqe`: a verb for each stage, which jobs/ share, and what looks before and after a run."""
+
+import contextlib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aqe.config.data import SPLITS
+from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
+from aqe.errors import AqeError, ConfigError, DependencyError
+from aqe.observe.progress import duration, say
+
+if TYPE_CHECKING:
+    from aqe.pipeline import Pipeline
+
+#: What a run needs beside the core: packages, and the extras that bring them.
+NEEDS = {"ray": "ray", "trl": "train", "pyserini": "lucene"}
+
+#: Progress is said by the stages, one line each ten seconds. What the libraries say beside it stays in Ray's log files.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+    "DS_LOG_LEVEL": "error",
+}
+
+ConfigName = Annotated[
+    str, typer.Option("--config", help="A preset's name (`aqe presets` lists them), or the path of a YAML file.")
+]
+Overrides = Annotated[list[str], typer.Option("--set", help="key.path=value, over the file; may be repeated.")]
+BaseDir = Annotated[
+    Path | None, typer.Option("--base-dir", help="Relative paths are below this directory (default: where you are).")
+]
+
+# Rich's own markup would take [rsft, dpo] in a docstring for a style.
+_program = partial(typer.Typer, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+app = _program(
+    no_args_is_help=True, help="Aligned Query Expansion: an LLM learns to write the one expansion that BM25 needs."
+)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence the libraries, and say a user's error in one line, with the exit code 2."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ |= {name: value for name, value in QUIET.items() if name not in os.environ}
+    if not Path("/dev/nvidiactl").exists():
+        # DeepSpeed finds this out too, with a warning in every process.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        yield
+    except Exception as error:
+        # An error of a Ray task carries the one that it was raised for.
+        cause = getattr(error, "cause", error)
+        if not isinstance(cause, AqeError):
+            raise
+        print(f"{type(cause).__name__}: {cause}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+
+
+def _checked(name: str, overrides: list[str], base_dir: Path | None) -> PipelineConfig:
+    """The configuration, after all has been looked at that can be found wrong before compute."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and base_dir is None:
+        raise ConfigError(
+            "inside `ray job submit` the working directory is a copy that vanishes with the job. Say where "
+            "relative paths, runs/ among them, are to lie: --base-dir /a/directory/that/all/nodes/share"
+        )
+    config = load_config(name, overrides, base_dir)
+    missing = {package: extra for package, extra in NEEDS.items() if find_spec(package) is None}
+    if missing:
+        raise DependencyError(
+            f"this needs what is not installed here: {', '.join(missing)}. "
+            f"In a checkout of aqe: pip install '.[{','.join(missing.values())}]'"
+        )
+    from aqe.check import check
+
+    check(config)
+    return config
+
+
+def _connect() -> None:
+    """Join the cluster that RAY_ADDRESS names (as inside `ray job submit`), or start Ray on this machine."""
+    import logging
+
+    import ray
+    import ray.data  # It gives its loggers a level when it is imported.
+
+    options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": True}
+    if not os.environ.get("RAY_ADDRESS"):
+        variables = dict(QUIET)
+        source = Path(__file__).parents[1]
+        # Where the package is installed, workers find it by themselves, and its neighbours must not come before
+        # Python's own library.
+        if source.name not in ("site-packages", "dist-packages"):
+            variables["PYTHONPATH"] = str(source)
+        options |= {
+            "address": "local",
+            # Ray Train asks the dashboard whether its controller lives, and says each second that nobody answers.
+            "include_dashboard": True,
+            "runtime_env": {"env_vars": variables},
+        }
+    ray.init(**options)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+Verb = Callable[[str, list[str], Path | None], None]
+
+
+def verb(stage: Callable[["Pipeline"], None]) -> Verb:
+    """Make `stage` a command of its name: it gets the pipeline that the command line describes."""
+
+    def command(config: ConfigName, set_: Overrides = [], base_dir: BaseDir = None) -> None:  # noqa: B006
+        started = time.monotonic()
+        with _quietly():
+            checked = _checked(config, set_, base_dir)
+            _connect()
+            from aqe.pipeline import Pipeline
+
+            stage(Pipeline(checked))
+        say(f"done in {duration(time.monotonic() - started)}")
+
+    command.__doc__ = stage.__doc__
+    return app.command(stage.__name__)(command)
+
+
+def main(command: Verb) -> None:
+    """Run one verb as a program, which is what a job is."""
+    job = _program()
+    job.command()(command)
+    job()
+
+
+@verb
+def run(pipeline: "Pipeline") -> None:
+    """The whole loop: sample, rank, prefer, align (RSFT, then DPO), expand, evaluate."""
+    pipeline.prepare()
+    say(pipeline.evaluate())
+
+
+@verb
+def index(pipeline: "Pipeline") -> None:
+    """Corpus -> Lucene index."""
+    say(f"{pipeline.index.stats['passages']} passages in {pipeline.index.path}")
+
+
+@verb
+def impacts(pipeline: "Pipeline") -> None:
+    """Lucene index -> impact index, for exact gold ranks."""
+    stats = pipeline.impacts.stats
+    size = f"{stats['bytes_per_posting']} bytes each"
+    say(f"{stats['postings']} postings of {stats['passages']} passages, {size}, in {pipeline.impacts.path}")
+
+
+@verb
+def judge(pipeline: "Pipeline") -> None:
+    """Queries -> qrels, from their positives or by their answers over the whole corpus."""
+    for split in SPLITS:
+        judged = pipeline.judged(split)
+        stats = judged.stats
+        say(f"{split}: {stats['judged']} of {stats['queries']} queries have a relevant passage, {judged.path}")
+
+
+@verb
+def sample(pipeline: "Pipeline") -> None:
+    """Training queries -> candidate expansions."""
+    samples = pipeline.samples()
+    stats = samples.stats
+    shares = ", ".join(f"{stats[flag]} {flag}" for flag in ("truncated", "empty", "duplicate"))
+    say(f"{stats['candidates']} candidates ({shares})")
+    say(f"engine {stats['engine']}, {stats['tokens']} tokens, {stats['tokens_per_worker_second']} a second and worker")
+    say(str(samples.path))
+
+
+@verb
+def rank(pipeline: "Pipeline") -> None:
+    """Candidates -> exact gold ranks."""
+    ranks = pipeline.ranks()
+    # A stage that was resumed knows no rate.
+    rate = [f"{ranks.stats['ranks_per_second']} ranks/s"] if "ranks_per_second" in ranks.stats else []
+    say(", ".join([f"{ranks.stats['ranks']} ranks", *rate, str(ranks.path)]))
+
+
+@verb
+def prefer(pipeline: "Pipeline") -> None:
+    """Samples and ranks -> RSFT and DPO sets."""
+    for name, value in pipeline.preferences.stats.items():
+        say(f"{name:24} {value}")
+    say(str(pipeline.preferences.path))
+
+
+@verb
+def align(pipeline: "Pipeline") -> None:
+    """Preferences -> an aligned model, by the stages that `align.stages` names: [rsft, dpo], or either alone."""
+    name = "_".join(pipeline.config.align.stages)
+    model = pipeline.model(name)
+    pipeline.publish(name)
+    for stat, value in model.stats.items():
+        say(f"{stat:24} {value}")
+    say(str(model.path / "model"))
+
+
+@verb
+def evaluate(pipeline: "Pipeline") -> None:
+    """Aligned models -> report: greedy expansions of held-out queries, searched and compared."""
+    say(pipeline.evaluate())
+
+
+@app.command()
+def check(config: ConfigName, set_: Overrides = [], base_dir: BaseDir = None) -> None:  # noqa: B006
+    """Find what would stop a run, before it costs anything."""
+    with _quietly():
+        say(f"{config}: all is well; a run's artifacts lie in {_checked(config, set_, base_dir).run_dir}")
+
+
+@app.command()
+def expand(
+    model: Annotated[str, typer.Argument(help="A model's directory, a hub id, or package:NAME.")],
+    query: Annotated[str, typer.Argument()],
+) -> None:
+    """What an aligned model adds to a query, and the query to search with."""
+    with _quietly():
+        from aqe import Expander
+
+        expansion = Expander.load(model).expand(query)
+        say(f"expansion  {expansion.text}\ncomposed   {expansion.composed}")
+
+
+@app.command()
+def presets() -> None:
+    """The configurations that come with the package."""
+    for path in sorted(PRESETS.glob("*.yaml")):
+        about = path.read_text().partition("\n")[0].removeprefix("# ")
+        say(f"{path.stem:12} {about}")
