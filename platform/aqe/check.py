@@ -4,19 +4,19 @@ from pathlib import Path
 
 from aqe.align.check import check_align
 from aqe.base_model import check_model
-from aqe.config.data import FileCorpus, FileQueries
+from aqe.config.data import SPLITS, FileCorpus, FileQueries
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.index.jvm import anserini_jar, java_home
-from aqe.sample.engine import choose_engine
-from aqe.sample.prompts import resolve
+from aqe.prompts import resolve
+from aqe.sample.load import choose_engine
 
 
 def check(config: PipelineConfig) -> None:
     """Raise ConfigError, InputError or DependencyError that says what is wrong and what to do."""
     sources = [("corpus.path", config.corpus)]
-    sources += [(f"queries.{s}.path", getattr(config.queries, s)) for s in ("train", "dev", "test")]
+    sources += [(f"queries.{s}.path", getattr(config.queries, s)) for s in SPLITS]
     for key, source in sources:
         if isinstance(source, FileCorpus | FileQueries):
             for path in source.path if isinstance(source.path, list) else [source.path]:

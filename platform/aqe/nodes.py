@@ -1,12 +1,13 @@
 """The nodes that a stage may use, and what it asks of Ray to get them.
 
 On a cluster whose nodes carry the label `pool` (ray_cluster.yaml, cluster/kuberay), what generates and trains asks for
-`pool=gpu`, and what indexes, judges and ranks for `pool=cpu`: no stage lands on the wrong kind, or on the head. On a
-Ray without such labels, as on a machine of one's own, nothing is asked for and all nodes are used.
+`pool=gpu`, and all else (reading, indexing, judging, ranking, preferences) for `pool=cpu`: no stage lands on the wrong
+kind, or on the head. On a Ray without such labels, as on a machine of one's own, nothing is asked for and all nodes are
+used.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,9 +16,12 @@ import ray
 from aqe.errors import ConfigError
 
 LABEL = "pool"
-Kind = Literal["gpu", "cpu"]
+NodeKind = Literal["gpu", "cpu"]
 
-_WORK: Mapping[Kind, str] = {"gpu": "sampling, evaluation and training", "cpu": "indexing, judging and ranking"}
+_WORK: Mapping[NodeKind, str] = {
+    "gpu": "sampling, evaluation and training",
+    "cpu": "reading, indexing, judging, ranking and preferences",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Nodes:
     """An autoscaler may bring more."""
 
 
-def nodes_of(kind: Kind) -> Nodes:
+def nodes_of(kind: NodeKind) -> Nodes:
     """The nodes that are up now. Needs a connection to Ray. Raises ConfigError as `choose` does."""
     # The first autoscaler does not know labels.
     from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -42,7 +46,25 @@ def nodes_of(kind: Kind) -> Nodes:
     return choose(kind, ray.nodes(), grows=is_autoscaler_v2(fetch_from_server=True))
 
 
-def choose(kind: Kind, nodes: Sequence[Mapping[str, Any]], *, grows: bool) -> Nodes:
+def on_node(
+    nodes: Nodes,
+    function: Callable[..., Any],
+    *args: Any,
+    env: Mapping[str, str] | None = None,
+    gpu: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """`function(*args, **kwargs)` as one Ray task on one of `nodes`, in a process that starts with `env`."""
+    task = ray.remote(function).options(
+        num_cpus=1,
+        num_gpus=int(gpu),
+        label_selector=dict(nodes.labels),
+        runtime_env={"env_vars": dict(env)} if env else None,
+    )
+    return ray.get(task.remote(*args, **kwargs))
+
+
+def choose(kind: NodeKind, nodes: Sequence[Mapping[str, Any]], *, grows: bool) -> Nodes:
     """Those of `ray.nodes()` that are of a kind; all of them where none is labelled.
 
     Where there is none yet, but an autoscaler, the first one that it will bring. Raises ConfigError where there is
@@ -62,6 +84,6 @@ def choose(kind: Kind, nodes: Sequence[Mapping[str, Any]], *, grows: bool) -> No
     wanted = f"a node with CPUs{f' and the label {LABEL}={kind}' if labels else ''}"
     raise ConfigError(
         f"{_WORK[kind]} need {wanted}, but the Ray cluster has none, and no autoscaler that knows labels and could "
-        f"bring one. Nodes that are up: {up}. Start one, for instance with `cluster/ray start --address=HEAD:6379 "
+        f"bring one. Nodes that are up: {up}. Start one, for instance with `ray start --address=HEAD:6379 "
         f"--labels={LABEL}={kind}`, wait until `ray status` counts it, and submit again: what is finished is kept."
     )

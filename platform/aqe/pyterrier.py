@@ -6,13 +6,12 @@ Needs the package pyterrier, and neither Java nor Terrier: what it adds works be
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from aqe.errors import AqeError, ConfigError, DependencyError, InputError
+from aqe.expand.expander import Expander
 
 try:
+    import pandas as pd
     import pyterrier as pt
     import requests
     from requests.adapters import HTTPAdapter
@@ -20,9 +19,6 @@ try:
     from urllib3.util import Retry
 except ModuleNotFoundError as missing:
     raise DependencyError(f'aqe.pyterrier needs PyTerrier ({missing}): pip install "pyterrier>=1.1"') from None
-
-if TYPE_CHECKING:
-    from aqe.expand.expander import Expander
 
 #: Where the API key is looked for when none is given.
 API_KEY = "AQE_API_KEY"
@@ -54,7 +50,7 @@ class ExpandQuery(pt.Transformer):
 
     def __init__(
         self,
-        url_or_model: "str | Path | Expander",
+        url_or_model: str | Path | Expander,
         *,
         api_key: str | None = None,
         batch_size: int = 64,
@@ -80,10 +76,10 @@ class ExpandQuery(pt.Transformer):
             if not isinstance(query, str) or not query.strip():
                 raise InputError(f"the query of qid {qid} is empty ({query!r}): there is nothing to expand. Drop it.")
         distinct = list(dict.fromkeys(inp["query"]))
-        made = dict(zip(distinct, self._expand(distinct) if distinct else [], strict=True))
+        expanded = dict(zip(distinct, self._expand(distinct) if distinct else [], strict=True))
         out = pt.model.push_queries(inp)
         for column, part in (("query", 1), ("expansion", 0)):
-            values = [made[query][part] for query in inp["query"]]
+            values = [expanded[query][part] for query in inp["query"]]
             out[column] = pd.Series(values, index=out.index, dtype=str)
         return out
 
@@ -92,10 +88,8 @@ class ExpandQuery(pt.Transformer):
         if self._service:
             return self._service.expand(queries)
         if isinstance(self._source, str | Path):
-            from aqe.expand.expander import Expander
-
             self._source = Expander.load(self._source)
-        return [(made.text, made.composed) for made in self._source.expand_many(queries)]
+        return [(each.text, each.composed) for each in self._source.expand_many(queries)]
 
 
 class _Bearer(AuthBase):
@@ -144,7 +138,7 @@ class _Service:
             answer = self._session.post(self._url, json={"queries": queries}, timeout=self._timeout)
         except requests.RequestException as error:
             raise DependencyError(
-                f"no answer from {self._url}: {error}. Is the service running (make serve), and the address right? "
+                f"no answer from {self._url}: {error}. Is the service running, and the address right? "
                 "If it is only slow, give a smaller batch_size or a longer timeout."
             ) from None
         if not answer.ok:

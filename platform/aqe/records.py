@@ -21,6 +21,10 @@ QUERIES = pa.schema(
 
 QRELS = pa.schema([("qid", pa.string()), ("docid", pa.string()), ("relevance", pa.int32())])
 
+#: Queries that have a relevant passage, in the order of their split, with all that ranking needs to know of them:
+#: `relevant` are docids, `grades` their relevance, both in the order of the docids.
+JUDGED = pa.schema([*QUERIES, ("relevant", pa.list_(pa.string())), ("grades", pa.list_(pa.int32()))])
+
 #: One row a query; the rows of a unit are generated together as one closed batch.
 PLAN = pa.schema(
     [
@@ -47,6 +51,12 @@ SAMPLES = pa.schema(
     ]
 )
 
+#: The part of SAMPLES that is ranked and searched; all that is kept of expansions that are made from others.
+EXPANSIONS = pa.schema([("qid", pa.string()), ("sample_idx", pa.int32()), ("expansion", pa.string())])
+
+#: `sample_idx` of the plain query among the candidates.
+PLAIN = -1
+
 #: `sample_idx` -1 is the plain query; `gold_rank` is 1-based and exact to any depth; `ndcg` is null unless
 #: `rank.ndcg_at` asks for it.
 RANKS = pa.schema(
@@ -57,6 +67,21 @@ RANKS = pa.schema(
         ("gold_rank", pa.int32()),
         ("score", pa.float32()),
         ("ndcg", pa.float32()),
+    ]
+)
+
+#: What a search found, one row a query; `docids` and `scores` of the best passages. `search_ms` is the search alone.
+SEARCHED = pa.schema(
+    [
+        ("qid", pa.string()),
+        ("expansion", pa.string()),
+        ("composed", pa.string()),
+        ("gold_docid", pa.string()),
+        ("gold_rank", pa.int32()),
+        ("score", pa.float32()),
+        ("docids", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+        ("search_ms", pa.float32()),
     ]
 )
 

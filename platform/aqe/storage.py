@@ -2,21 +2,27 @@
 
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
 from safetensors import SafetensorError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_chain, wait_fixed
 
-from aqe.errors import StorageError
+from aqe.errors import ArtifactError, StorageError
 from aqe.observe.progress import say
 
 #: Seconds before each further try: a quota is being raised, a mount hangs, a server wants fewer requests.
 PAUSES: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 T = TypeVar("T")
+
+
+def cache_directory() -> Path:
+    """`$AQE_CACHE`, else ~/.cache/aqe."""
+    return Path(os.environ.get("AQE_CACHE") or Path.home() / ".cache" / "aqe")
 
 
 def put(path: Path, write: Callable[[Path], object]) -> None:
@@ -32,7 +38,8 @@ def put(path: Path, write: Callable[[Path], object]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(part)
-            if path.is_dir():
+            # A link is replaced as it is.
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             os.replace(part, path)
         except BaseException:
@@ -42,29 +49,44 @@ def put(path: Path, write: Callable[[Path], object]) -> None:
     retry(path, once)
 
 
-def retry(path: Path, action: Callable[[], T]) -> T:
-    """`action()`, which writes `path`; after an OSError again, with each of PAUSES before it.
+def retry(path: Path, action: Callable[[], T], reads: bool = False) -> T:
+    """`action()`, which writes `path`, or reads it; after an error of the storage again, with each of PAUSES before it.
 
-    Raises StorageError when the storage still refuses.
+    Where it reads, a file that is not there counts as one: other nodes may see late what a node has written. Raises
+    StorageError when the storage still refuses.
     """
-    for pause in (*PAUSES, None):
-        try:
-            return action()
-        # safetensors (Rust) has an error of its own.
-        except (OSError, SafetensorError) as error:
-            if pause is None:
-                raise StorageError(
-                    f"{path} cannot be written: {error}. The storage refused it {len(PAUSES) + 1} times in "
-                    f"{sum(PAUSES):.0f} s. Make room, or mend it, and run again: what is finished is kept."
-                ) from error
-            say(f"the storage refuses {path} ({error}); tried again in {pause:g} s")
-            time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
+    # safetensors (Rust) has an error of its own.
+    errors = (OSError, pa.ArrowException, ArtifactError) if reads else (OSError, SafetensorError)
+    cannot = "read" if reads else "written"
+    remedy = "Mend it, or wait until all nodes see the same files," if reads else "Make room, or mend it,"
+
+    def told(state: RetryCallState) -> None:
+        say(f"the storage refuses {path} ({_error(state)}); tried again in {state.upcoming_sleep:g} s")
+
+    def given_up(state: RetryCallState) -> T:
+        raise StorageError(
+            f"{path} cannot be {cannot}: {_error(state)}. The storage refused it {len(PAUSES) + 1} times in "
+            f"{sum(PAUSES):.0f} s. {remedy} and run again: what is finished is kept."
+        ) from _error(state)
+
+    tries = Retrying(
+        retry=retry_if_exception_type(errors),
+        stop=stop_after_attempt(len(PAUSES) + 1),
+        # tenacity asks for a pause after the last try too, and waits for none.
+        wait=wait_chain(*map(wait_fixed, (*PAUSES, 0.0))),
+        before_sleep=told,
+        retry_error_callback=given_up,
+    )
+    return tries(action)
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def remove(path: Path) -> None:
     """Remove a file or a directory, if it is there."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -1,15 +1,17 @@
 """A pool of Ray actors that works through units, each unit done exactly once however often it is interrupted.
 
-A unit is a small group of rows that is processed together. Its result is one Parquet file, named by the unit and
-written atomically by the actor that made it, so that a retried task overwrites its own file with the same rows and a
-rerun skips what is there. Ray Data spreads the units over the pool and restarts actors that died.
+A unit is a name and a slice of files: the actor reads its rows, so that no row passes through the driver. Its result is
+one Parquet file, named by the unit and written atomically by the actor that made it: a retried task overwrites its own
+file with the same rows, and a rerun skips what is there. Ray Data spreads the units over the pool and restarts actors
+that died.
 """
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +20,38 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from aqe.artifact import read_parquet, write_parquet
-from aqe.errors import DeadLetterError, StorageError
+from aqe.artifact import Artifact, parquet_files, write_parquet
+from aqe.errors import ArtifactError, StorageError
 from aqe.observe import metrics
-from aqe.observe.progress import Progress, Say
+from aqe.observe.progress import Progress
 from aqe.records import DEAD_LETTERS, table
+from aqe.run import Run
+from aqe.storage import retry
 
 Row = Mapping[str, Any]
 
 #: Counts that are shown as rates.
 RATED = ("tokens", "candidates", "ranks")
+#: Quick units are handed out so many at a time: a task costs the driver far more than one more unit in it.
+MOST_AT_ONCE = 32
+#: But each worker gets so many tasks, or the last one would let the others wait.
+TASKS_A_WORKER = 32
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows that are processed together. Names sort in the order of the units."""
+    """Rows `start` to `stop` (without it) of the queries that a stage works through. Names sort in that order."""
 
     name: str
-    rows: Sequence[Row]
+    start: int
+    stop: int
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the files in which earlier stages left what belongs to these queries, by stage."""
 
 
 @dataclass
 class Result:
-    """What became of a unit: its rows, those that could not be processed with the reason, and counts for the rates."""
+    """What became of a unit: its rows, those that could not be processed with the reason, and counts to add up."""
 
     data: pa.Table
     dead: list[tuple[Row, str]] = field(default_factory=list)
@@ -59,50 +70,112 @@ class Pool:
     """Of the nodes that they may run on."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What the actors of a pool do: `make(**args)` once, then `read` each unit and hand its rows to what was made."""
+
+    make: Callable[..., Callable[[Sequence[Row]], Result]]
+    args: Mapping[str, Any]
+    read: Callable[[Unit], Sequence[Row]]
+    """Called in the actor; it may keep files open between calls."""
+    schema: pa.Schema
+    """Of the results."""
+    noun: str = "queries"
+    quick: bool = False
+    """Units that are soon done, on a small corpus in milliseconds: several are handed out at a time. Progress is seen
+    by task; a finished unit is never done again."""
+
+
+def cut_units(rows: int, size: int) -> list[Unit]:
+    """Units of `size` of so many rows."""
+    starts = range(0, rows, size)
+    return [Unit(f"{start:09d}-{min(start + size, rows):09d}", start, min(start + size, rows)) for start in starts]
+
+
+def at_once(units: int, workers: int) -> int:
+    """Quick units of a task."""
+    return max(1, min(MOST_AT_ONCE, units // (workers * TASKS_A_WORKER)))
+
+
+def with_files(units: Sequence[Unit], stage: str, artifact: Artifact) -> list[Unit]:
+    """The same units, each with the names of the files in which the units of `artifact` left something of its queries.
+
+    They are sorted by name, and each but the last holds as many queries. ArtifactError when some are missing, or there
+    are others: a query would be given another's file.
+    """
+    size = artifact.stats["queries_per_unit"]
+    names = tuple(path.name for path in parquet_files(artifact.path))
+    if len(names) != (own := artifact.stats.get("units")):
+        raise ArtifactError(
+            f"{artifact.path / 'data'} has {len(names)} files where {artifact.stage} made {own}. "
+            "Remove the directory and run again: it is made anew."
+        )
+    return [
+        replace(unit, files={**unit.files, stage: names[unit.start // size : -(-unit.stop // size)]}) for unit in units
+    ]
+
+
+def check_complete(stage: str, stats: Mapping[str, Any], artifact: Artifact) -> None:
+    """ArtifactError when a stage did not see each query that `artifact` has something of: none goes missing unsaid."""
+    expected = artifact.stats["rows_in"] - artifact.stats["dead"]
+    if stats["rows_in"] != expected:
+        raise ArtifactError(
+            f"{stage} saw {stats['rows_in']} of the {expected} queries in {artifact.path}: some of its files are not "
+            "those that it was made with. Remove the directory and run again: it is made anew."
+        )
+
+
 class _Actor:
     """Builds the worker once, then maps units to files."""
 
-    def __init__(self, stage: str, out: str, empty: pa.Schema, make: Callable[..., Any], args: Mapping[str, Any]):
-        self._stage, self._out, self._empty = stage, Path(out), empty
+    def __init__(self, stage: str, out: str, work: Work) -> None:
+        self._stage, self._out, self._read, self._schema = stage, Path(out), work.read, work.schema
         metrics.begin(metrics.ROWS, stage=stage)
         metrics.begin(metrics.DEAD_LETTERS, stage=stage)
         metrics.level(metrics.BUSY, 0, stage=stage)
-        self._work: Callable[[Sequence[Row]], Result] = make(**args)
+        self._work = work.make(**work.args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        done = [self._try(row["name"], json.loads(row["rows"])) for row in batch.to_pylist()]
         actor = ray.get_runtime_context().get_actor_id()
-        return pa.Table.from_pylist([{**row, "actor": actor} for row in done])
+        done = []
+        for text in batch["unit"].to_pylist():
+            done.append({**self._try(Unit(**json.loads(text))), "actor": actor})
+            if done[-1]["refused"]:
+                # The others would wait for the same storage.
+                break
+        return pa.Table.from_pylist(done)
 
-    def _try(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    def _try(self, unit: Unit) -> dict[str, Any]:
         try:
-            return self._one(name, rows)
+            return self._one(unit)
         except StorageError as error:
             # As a row: Ray Data makes every error of a worker one of its own, and keeps the text alone.
-            return {"name": name, "queries": 0, "dead": 0, "counts": "{}", "refused": str(error)}
+            return {"name": unit.name, "queries": 0, "dead": 0, "counts": "{}", "refused": str(error)}
 
-    def _one(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
-        file = self._out / "data" / f"{name}.parquet"
+    def _one(self, unit: Unit) -> dict[str, Any]:
+        file = self._out / "data" / f"{unit.name}.parquet"
         if file.exists():
             # Made by a worker that died before it could say so: what is committed never changes.
             return {**_counts(file), "refused": ""}
         metrics.level(metrics.BUSY, 1, stage=self._stage)
         started = time.perf_counter()
+        # Rows that the storage does not give are no dead letters: they are there for the next run.
+        rows = retry(self._out / unit.name, partial(self._read, unit), reads=True)
         try:
             result = self._work(rows)
         except Exception as error:
             # One bad unit must not cost the others; the driver stops when there are too many.
-            result = Result(self._empty.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
+            result = Result(self._schema.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
         dead = [{"stage": self._stage, "reason": why, "row": json.dumps(row, default=str)} for row, why in result.dead]
         counts = {**result.counts, "busy_seconds": time.perf_counter() - started}
         metrics.level(metrics.BUSY, 0, stage=self._stage)
         metrics.count(metrics.ROWS, len(rows), stage=self._stage)
-        letters = self._out / "dead_letters" / f"{name}.parquet"
+        letters = self._out / "dead_letters" / f"{unit.name}.parquet"
         letters.unlink(missing_ok=True)
         if dead:
             write_parquet(table(dead, DEAD_LETTERS), letters)
             metrics.count(metrics.DEAD_LETTERS, len(dead), stage=self._stage)
-        counts_row = {"name": name, "queries": len(rows), "dead": len(dead), "counts": json.dumps(counts)}
+        counts_row = {"name": unit.name, "queries": len(rows), "dead": len(dead), "counts": json.dumps(counts)}
         # The data file comes last: where it is, the unit is done.
         schema = result.data.schema.with_metadata({b"aqe": json.dumps(counts_row).encode()})
         write_parquet(result.data.cast(schema), file)
@@ -115,99 +188,106 @@ def _counts(file: Path) -> dict[str, Any]:
     return counts
 
 
-def _done(out: Path, units: Sequence[Unit]) -> dict[str, dict[str, Any]]:
-    """Names of finished units and what they counted.
+class _Total:
+    """Sums over finished units."""
+
+    def __init__(self) -> None:
+        self.queries = self.dead = 0
+        self.counts: Counter[str] = Counter()
+
+    def add(self, done: Mapping[str, Any]) -> dict[str, float]:
+        """Add what a unit said of itself; returns its counts."""
+        counts: dict[str, float] = json.loads(done["counts"])
+        self.queries += done["queries"]
+        self.dead += done["dead"]
+        self.counts.update(counts)  # type: ignore[arg-type]
+        return counts
+
+
+def _done(out: Path, units: Sequence[Unit], total: _Total) -> set[str]:
+    """Names of finished units; what they counted is added to `total`.
 
     Units with dead letters are tried again; files of units that were cut otherwise are removed, or their rows would be
     there twice.
     """
     names = {unit.name for unit in units}
-    found = {}
+    finished = set()
     for path in sorted((out / "data").glob("*.parquet")):
         counts = _counts(path)
         if counts["dead"] or path.stem not in names:
             (out / "dead_letters" / path.name).unlink(missing_ok=True)
             path.unlink()
         else:
-            found[path.stem] = counts
-    return found
+            total.add(counts)
+            finished.add(path.stem)
+    return finished
 
 
-def run_units(
-    stage: str,
-    out: Path,
-    units: Sequence[Unit],
-    *,
-    schema: pa.Schema,
-    make: Callable[..., Callable[[Sequence[Row]], Result]],
-    args: Mapping[str, Any],
-    pool: Pool,
-    noun: str,
-    max_dead_share: float,
-    say: Say,
-) -> dict[str, Any]:
-    """Work through `units` with a pool of actors that each call `make(**args)` once; results in `out`/data/*.parquet.
+def run_units(run: Run, stage: str, out: Path, units: Sequence[Unit], work: Work, pool: Pool) -> dict[str, Any]:
+    """Work through `units` with a pool of actors; results in `out`/data/*.parquet. Needs a connection to Ray.
 
-    Returns counts and rates. Raises DeadLetterError when more than `max_dead_share` of the rows could not be
+    Returns counts and rates. Raises DeadLetterError when more than `run.max_dead_share` of the rows could not be
     processed: as soon as that is certain, keeping the finished units for a rerun. StorageError when the storage refuses
     a result for long.
     """
-    before = _done(out, units)
-    todo = [unit for unit in units if unit.name not in before]
-    total = sum(len(unit.rows) for unit in units)
-    progress = Progress(stage, total, noun, say, already=total - sum(len(unit.rows) for unit in todo))
-    counts: Counter[str] = Counter()
-    for done in before.values():
-        counts.update(json.loads(done["counts"]))
-    dead, busy_before = 0, counts["busy_seconds"]
-    worked: set[str] = set()
+    total = _Total()
+    finished = _done(out, units, total)
+    todo = [unit for unit in units if unit.name not in finished]
+    queries = sum(unit.stop - unit.start for unit in units)
+    already = queries - sum(unit.stop - unit.start for unit in todo)
+    progress = Progress(stage, queries, work.noun, run.say, already=already)
+    busy_before = total.counts["busy_seconds"]
+    actors: set[str] = set()
     if todo:
+        sizes = {unit.name: unit.stop - unit.start for unit in todo}
         with progress:
             metrics.level(metrics.UNITS_LEFT, len(todo), stage=stage)
-            for number, done in enumerate(_execute(stage, out, todo, schema, make, args, pool), 1):
+            for number, done in enumerate(_execute(stage, out, todo, work, pool), 1):
                 if done["refused"]:
                     raise StorageError(done["refused"])
-                made = json.loads(done["counts"])
-                counts.update(made)
-                worked.add(done["actor"])
+                counts = total.add(done)
+                actors.add(done["actor"])
                 metrics.level(metrics.UNITS_LEFT, len(todo) - number, stage=stage)
-                progress.update(done["queries"], **{k: v for k, v in made.items() if k in RATED})
-                dead += done["dead"]
-                check_dead(stage, out / "dead_letters", dead, total, max_dead_share)
-    made = {kind: counts[kind] for kind in RATED if kind in counts}
-    rates = {f"{kind}_per_worker_second": round(n / max(counts["busy_seconds"], 1e-9), 2) for kind, n in made.items()}
-    if todo and not before:
+                progress.update(sizes[done["name"]], **{k: v for k, v in counts.items() if k in RATED})
+                run.check_dead(stage, out / "dead_letters", total.dead, queries)
+    counts = dict(total.counts)
+    busy = counts.pop("busy_seconds", 0.0)
+    rated = {kind: counts[kind] for kind in RATED if kind in counts}
+    rates = {f"{kind}_per_worker_second": round(n / max(busy, 1e-9), 2) for kind, n in rated.items()}
+    if todo and not finished:
         # A resumed run has seen only a part of the work: it measures no rate of the whole pool.
-        rates |= {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in made.items()}
+        rates |= {f"{kind}_per_second": round(n / progress.seconds, 2) for kind, n in rated.items()}
     # Held, not only busy: from the pool's start to its end, and what earlier runs were busy with. A worker takes one
     # core, beside a GPU too. Those that still wait for a node hold nothing.
-    hours = (progress.seconds * len(worked) + busy_before) / 3600
+    hours = (progress.seconds * len(actors) + busy_before) / 3600
     return {
-        "rows_in": total,
-        "dead": dead,
+        "units": len(units),
+        "queries_per_unit": max((unit.stop - unit.start for unit in units), default=0),
+        "rows_in": total.queries,
+        "dead": total.dead,
         "cpu_hours": round(hours, 5),
         "gpu_hours": round(hours * pool.num_gpus, 5),
-        **{k: round(v, 3) for k, v in counts.items()},
+        **counts,
+        "busy_seconds": round(busy, 3),
         **rates,
         "workers": pool.size,
     }
 
 
-def _execute(
-    stage: str, out: Path, todo: Sequence[Unit], schema: pa.Schema, make: Any, args: Mapping[str, Any], pool: Pool
-) -> Any:
+def _execute(stage: str, out: Path, todo: Sequence[Unit], work: Work, pool: Pool) -> Iterator[dict[str, Any]]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # An engine that dies while it loads is started again a few times before the stage gives up.
     context.max_consecutive_actor_init_deaths = 2
-    rows = [{"name": unit.name, "rows": json.dumps(unit.rows, default=str)} for unit in todo]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    tasks = -(-len(todo) // (at_once(len(todo), pool.size) if work.quick else 1))
+    rows = [{"unit": json.dumps(asdict(unit))} for unit in todo]
+    dataset = ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
         # By this name the dashboard shows the stage's operator and its actors.
         type(stage, (_Actor,), {}),
-        batch_size=1,
+        batch_size=None,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(pool.size, len(rows))),
-        fn_constructor_args=(stage, str(out), schema, make, dict(args)),
+        compute=ray.data.ActorPoolStrategy(size=min(pool.size, tasks)),
+        fn_constructor_args=(stage, str(out), work),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
         label_selector=dict(pool.labels),
@@ -215,16 +295,5 @@ def _execute(
     )
     # And by this one the stage's row of Ray Data.
     dataset.set_name(stage)
-    return dataset.iter_rows()
-
-
-def check_dead(stage: str, letters: Path, dead: int, total: int, allowed: float) -> None:
-    """DeadLetterError when more than the share `allowed` of `total` rows is in the dead letters at `letters`."""
-    if dead <= allowed * total:
-        return
-    reasons = Counter(read_parquet(letters).column("reason").to_pylist())
-    common = "; ".join(f"{n} x {why}" for why, n in reasons.most_common(3))
-    raise DeadLetterError(
-        f"{stage}: {dead} of {total} rows could not be processed, more than max_dead_share = {allowed:g}. "
-        f"Reasons: {common}. All are in {letters}. Mend the cause and run again: what is finished is kept."
-    )
+    rows_of_units: Iterator[dict[str, Any]] = dataset.iter_rows()
+    return rows_of_units

@@ -38,7 +38,7 @@ OWNED = {
     "push_to_hub": "nothing: upload the finished model directory",
     "model_init_kwargs": "model.source and align.precision",
     "optim": "nothing: the optimiser is AdamW (adam_beta1, adam_beta2, adam_epsilon and weight_decay can be set)",
-    "eval_strategy": "nothing: jobs/evaluate_expander.py evaluates",
+    "eval_strategy": "nothing: `aqe evaluate` evaluates",
     "precompute_ref_log_probs": "nothing: reference log-probabilities are computed once, before the first step",
     "sync_ref_model": "nothing: the reference is the frozen start model",
     "truncation_mode": _TOKENS,
@@ -87,7 +87,10 @@ def arguments(
     accumulation: int,
     deepspeed: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Keyword arguments of SFTConfig (rsft) or DPOConfig (dpo). `deepspeed` None trains in this process alone."""
+    """Keyword arguments of SFTConfig (rsft) or DPOConfig (dpo). `deepspeed` None trains in this process alone.
+
+    More than six arguments, because what is not configuration is known to the worker alone.
+    """
     stage = stage_config(kind, config)
     fields: dict[str, Any] = {
         # Logged at every step, so that the curves are whole; a user may thin them out.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aqe.align.arguments import Kind
-from aqe.align.tokens import IGNORED
+from aqe.align.tokens import IGNORED, load_tokens
 from aqe.storage import put
 
 if TYPE_CHECKING:
@@ -85,13 +85,12 @@ def curve_texts(kind: Kind, rows: list[dict[str, Any]]) -> list[tuple[list[int],
 def write_reference(kind: Kind, *, start: str, tokens: str, out: str, bfloat16: bool, use_gpu: bool) -> None:
     """Write the start model's log-probabilities on `curve_texts` (safetensors, one tensor a text). One Ray task."""
     import torch
-    from datasets import load_from_disk
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(start, dtype=dtype).to("cuda" if use_gpu else "cpu").eval()
-    rows = load_from_disk(tokens)
+    rows = load_tokens(tokens)
     texts = curve_texts(kind, rows.select(range(min(MEASURED_ROWS, len(rows)))).to_list())
     tensors = {str(i): completion_logprobs(model, *text).cpu() for i, text in enumerate(texts)}
     put(Path(out), lambda part: save_file(tensors, part))

@@ -1,65 +1,63 @@
-"""The model card that goes beside a finished model's weights."""
+"""After training: the plain model directory (LoRA merged) and how far it went from its reference."""
 
-import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from aqe.align.arguments import Kind
+from aqe.align.divergence import MEASURED_ROWS, divergence
+from aqe.align.tokens import load_tokens
+from aqe.storage import put
 
-from aqe.artifact import write_text
 
+def export_model(
+    kind: Kind, *, start: str, trained: str, out: str, tokens: str, bfloat16: bool, use_gpu: bool
+) -> dict[str, float]:
+    """Write the model directory `out` and return what `divergence` measures. Runs as one Ray task.
 
-def write_model_card(
-    model_dir: Path,
-    *,
-    title: str,
-    facts: Mapping[str, Mapping[str, Any]],
-    base_model: str,
-    license: str | None = None,
-    example: str | None = None,
-) -> None:
-    """Write README.md, the Hugging Face model card.
-
-    `facts`: heading -> rows of a table (name -> value), for instance data, prompt, index, settings, results; nothing
-    is written that is not in it. `license`: of the weights, as the Hub writes it (apache-2.0); None says that it is
-    not known. `example`: a prompt, verbatim.
+    A task of its own, because a training worker cannot do it: there, ZeRO-3 shards every model that is loaded.
+    More than six arguments: what a task on another machine has to be told.
     """
-    front: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["query-expansion", "information-retrieval", "bm25", "aqe", "trl"],
-        "license": license or "unknown",
-    }
-    # The Hub takes a model id here, not a path of somebody's machine.
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base_model):
-        front["base_model"] = base_model
-    parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {title}",
-        "This model writes one expansion of a search query: words that the passage which answers it is likely to hold. "
-        "It was aligned with the ranks that BM25 gave its own candidates (Aligned Query Expansion).",
-        f"Start model: `{base_model}`. License of the weights: {license or 'unknown, see the start model'}.",
-    ]
-    if example is not None:
-        parts.append(f"## Prompt\n\n```text\n{example}\n```")
-    parts += [_section(heading, rows) for heading, rows in facts.items()]
-    write_text("\n\n".join(parts) + "\n", model_dir / "README.md")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    model = _load_trained(start, trained, dtype)
+    _save(model, start, Path(out))
+    device = "cuda" if use_gpu else "cpu"
+    reference = AutoModelForCausalLM.from_pretrained(start, dtype=dtype)
+    rows = load_tokens(tokens)
+    rows = rows.select(range(min(MEASURED_ROWS, len(rows)))).to_list()
+    return divergence(kind, model.to(device), reference.to(device), rows)
 
 
-def _section(heading: str, rows: Mapping[str, Any]) -> str:
-    lines = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
-    return "\n".join([f"## {heading}", "", "| | |", "|---|---|", *lines])
+def _load_trained(start: str, trained: str, dtype: Any) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    if not Path(trained, "adapter_config.json").exists():
+        return AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
+    import torch
+
+    # Merged in float32, cast once.
+    base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, trained).merge_and_unload(safe_merge=True).to(dtype)
 
 
-def _cell(value: Any) -> str:
-    """One table cell: numbers short, lists joined, nothing that would break the table."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        text = ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        text = ", ".join(_cell(item) for item in value)
-    else:
-        text = str(value)
-    return text.replace("|", "\\|").replace("\n", "⏎")
+def _save(model: Any, start: str, out: Path) -> None:
+    """Weights of `model`; tokenizer, generation settings and the rest of the configuration as in the start model."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    # TRL writes the trainer's padding token into the configuration. Where that is the end-of-text token, the next
+    # stage's embedding would take it for padding and not learn it.
+    original = AutoConfig.from_pretrained(start)
+    model.config.pad_token_id = original.pad_token_id
+    model.config.use_cache = original.use_cache
+    if Path(start, "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(start)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+
+    def write(part: Path) -> None:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+    put(out, write)

@@ -16,18 +16,21 @@ from aqe.align.arguments import Kind, batches, stage_config
 from aqe.align.curves import curves_table
 from aqe.align.deepspeed import worker_env
 from aqe.align.divergence import write_reference
-from aqe.align.finish import finish
-from aqe.align.tokens import encode, save_tokens
+from aqe.align.export import export_model
+from aqe.align.tokens import load_tokens, write_tokens
 from aqe.align.worker import train_loop
-from aqe.artifact import read_parquet, write_parquet, write_text
+from aqe.artifact import Artifact, read_parquet, write_parquet, write_text
+from aqe.base_model import LanguageModel
 from aqe.config.align import AlignConfig
 from aqe.errors import ConfigError, InputError, StorageError
-from aqe.nodes import Nodes
+from aqe.nodes import Nodes, on_node
 from aqe.observe import metrics
 from aqe.observe.progress import duration, hide, show
-from aqe.units import check_dead
+from aqe.run import Run
 
 STATS = "stats.json"
+#: Whose version changes what training gives.
+PACKAGES = ("torch", "transformers", "trl", "deepspeed", "peft")
 #: Why a preference file may be empty.
 _EMPTY: dict[Kind, str] = {
     "rsft": "No candidate may be chosen: see prefer.allow_empty, .allow_truncated, .only_if_better_than_plain",
@@ -46,58 +49,69 @@ _RAY_TRAIN = {
 }
 
 
-def train_stage(
+def align(
+    run: Run,
+    config: AlignConfig,
     kind: Kind,
     *,
-    out: Path,
-    model_path: Path,
-    data: Path,
-    config: AlignConfig,
-    storage: Path,
-    nodes: Nodes,
-    max_dead_share: float,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Train the model at `model_path` on `data` and return what was measured.
+    preferences: Artifact,
+    start: LanguageModel,
+    describe: Callable[[Path], None],
+) -> Artifact:
+    """`start`, trained by one stage on its set in `preferences`: `model/`, `curves.parquet`, `dead_letters.parquet`.
+
+    `describe` writes what stands beside the weights for those who use them: how the model wants to be asked.
+    """
+    stage = f"{'align' if start.artifact is None else start.artifact.stage}_{kind}"
+
+    def build(out: Path) -> dict[str, Any]:
+        stats = train(run, config, kind, data=preferences.path / f"{kind}.parquet", start=start.path, out=out)
+        describe(out / "model")
+        return stats
+
+    return run.make(
+        stage,
+        config=config.decisive(kind),
+        inputs={"model": start.artifact or start.fingerprint, "preferences": preferences},
+        packages=PACKAGES,
+        build=build,
+    )
+
+
+def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path, out: Path) -> dict[str, Any]:
+    """Train the model at `start` on `data` and return what was measured.
 
     Needs a connection to Ray. Writes into `out`: `model/` (a plain Hugging Face directory, float32 where it was
-    trained in float32), `curves.parquet`, `dead_letters.parquet`, `stats.json`. `storage` holds checkpoints while
-    training goes on and is removed at the end; on a cluster of several nodes it must be shared by them. The same call
-    resumes after any death: a worker's (by itself), or this process's (from the last checkpoint in `storage`).
-    Raises InputError when no row can be trained on, DeadLetterError when more than `max_dead_share` of them cannot,
+    trained in float32), `curves.parquet`, `dead_letters.parquet`, `stats.json`. `out`/checkpoints holds checkpoints
+    while training goes on and is removed at the end; on a cluster of several nodes it must be shared by them. The same
+    call resumes after any death: a worker's (by itself), or this process's (from the last checkpoint). Raises
+    InputError when no row can be trained on, DeadLetterError when more than `run.max_dead_share` of them cannot,
     ConfigError when the batch does not fit the workers: all before training begins.
     """
+    out = out.resolve()
+    storage = out / "checkpoints"
     if (out / STATS).exists():
+        # Killed between its end and the removal of its checkpoints.
+        shutil.rmtree(storage, ignore_errors=True)
         stats: dict[str, Any] = json.loads((out / STATS).read_text())
         return stats
-    from transformers import AutoTokenizer
-
     started = time.time()
+    nodes = run.nodes("gpu")
     use_gpu = nodes.gpus > 0
     workers = worker_count(kind, config, nodes)
     micro, accumulation = batches(kind, config, workers)
-    out, storage = out.resolve(), storage.resolve()
-    for directory in (out, storage):
-        directory.mkdir(parents=True, exist_ok=True)
-    rows, dead = encode(kind, read_parquet(data), AutoTokenizer.from_pretrained(model_path), config.max_length)
-    write_parquet(dead, out / "dead_letters.parquet")
-    metrics.count(metrics.DEAD_LETTERS, dead.num_rows, stage=kind)
-    metrics.count(metrics.ROWS, dead.num_rows + len(rows), stage=kind)
-    if not rows:
-        why = f": {dead['reason'][0].as_py()}" if dead.num_rows else f". {_EMPTY[kind]}"
-        raise InputError(f"{data}: no row of {dead.num_rows} can be trained on{why}")
-    check_dead(kind, out / "dead_letters.parquet", dead.num_rows, dead.num_rows + len(rows), max_dead_share)
-    tokens = storage / "tokens"
-    save_tokens(rows, tokens)
+    storage.mkdir(parents=True, exist_ok=True)
+    tokens = storage / "tokens" / "rows.arrow"
+    rows, dead = _encode(run, config, kind, data=data, start=start, out=out, tokens=tokens)
     first = ", the reference's log-probabilities first" if kind == "dpo" else ""
-    say(
-        f"{kind}: {len(rows)} rows ({dead.num_rows} left out), {workers} workers x {micro} rows x {accumulation} micro "
-        f"batches a step{first}"
+    run.say(
+        f"{kind}: {rows} rows ({dead} left out), {workers} workers x {micro} rows x {accumulation} micro batches a "
+        f"step{first}"
     )
     job: dict[str, Any] = {
         "kind": kind,
         "config": config,
-        "model_path": str(model_path.resolve()),
+        "model_path": str(start.resolve()),
         "tokens": str(tokens),
         "progress": str(storage / "progress.json"),
         "reference": str(storage / "reference.safetensors"),
@@ -110,25 +124,25 @@ def train_stage(
         _task(job, write_reference, tokens=job["tokens"], out=job["reference"])
     # That of an attempt that died says nothing about this one's pace.
     Path(job["progress"]).unlink(missing_ok=True)
-    with _progress(Path(job["progress"]), kind, say):
+    with _progress(Path(job["progress"]), kind, run.say):
         checkpoint = fit(job, workers=workers, storage=storage)
     history = json.loads((checkpoint / "history.json").read_text())
     measured: dict[str, float] = _task(
-        job, finish, trained=str(checkpoint / "model"), tokens=job["tokens"], out=str(out / "model")
+        job, export_model, trained=str(checkpoint / "model"), tokens=job["tokens"], out=str(out / "model")
     )
     hours = (time.time() - started) * workers / 3600
     table = curves_table(kind, history.pop("log"), config.dpo.beta)
     write_parquet(table, out / "curves.parquet")
     stats = {
-        "rows": len(rows),
-        "dead_rows": dead.num_rows,
+        "rows": rows,
+        "dead_rows": dead,
         "workers": workers,
         "micro_batch_size": micro,
         "accumulation": accumulation,
         "precision": "bfloat16" if config.uses_bfloat16(use_gpu) else "float32",
         "cpu_hours": round(hours * (1 if use_gpu else _threads(workers, nodes)), 5),
         "gpu_hours": round(hours * use_gpu, 5),
-        **summary(table),
+        **curve_statistics(table),
         **measured,
         **history,
     }
@@ -137,7 +151,29 @@ def train_stage(
     return stats
 
 
-def summary(table: pa.Table) -> dict[str, Any]:
+def _encode(
+    run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path, out: Path, tokens: Path
+) -> tuple[int, int]:
+    """Write the rows' token ids to `tokens`; returns how many can be trained on, and how many not."""
+    letters = out / "dead_letters.parquet"
+    if tokens.exists() and letters.exists():
+        # Those of a run that died: what TRL keeps beside them would not fit new ones.
+        rows, dead = len(load_tokens(str(tokens))), read_parquet(letters)
+    else:
+        from transformers import AutoTokenizer
+
+        rows, dead = write_tokens(kind, data, AutoTokenizer.from_pretrained(start), config.max_length, tokens)
+        write_parquet(dead, letters)
+    metrics.count(metrics.DEAD_LETTERS, dead.num_rows, stage=kind)
+    metrics.count(metrics.ROWS, dead.num_rows + rows, stage=kind)
+    if not rows:
+        why = f": {dead['reason'][0].as_py()}" if dead.num_rows else f". {_EMPTY[kind]}"
+        raise InputError(f"{data}: no row of {dead.num_rows} can be trained on{why}")
+    run.check_dead(kind, letters, dead.num_rows, dead.num_rows + rows)
+    return rows, dead.num_rows
+
+
+def curve_statistics(table: pa.Table) -> dict[str, Any]:
     """Of the curves: steps, seconds spent in steps, mean tokens/s, first and last values."""
     columns = table.to_pydict()
     seconds = sum(columns["seconds"])
@@ -225,18 +261,19 @@ def _threads(workers: int, nodes: Nodes) -> int:
 
 def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> Any:
     """Run `function` on the stage's start model as one Ray task, with a training worker's environment."""
-    import ray
-
     use_gpu: bool = job["use_gpu"]
     nodes: Nodes = job["nodes"]
-    task = ray.remote(function).options(
-        num_cpus=1,
-        num_gpus=1 if use_gpu else 0,
-        label_selector=dict(nodes.labels),
-        runtime_env={"env_vars": worker_env(use_gpu, _threads(1, nodes))},
+    return on_node(
+        nodes,
+        function,
+        job["kind"],
+        env=worker_env(use_gpu, _threads(1, nodes)),
+        gpu=use_gpu,
+        start=job["model_path"],
+        bfloat16=job["config"].uses_bfloat16(use_gpu),
+        use_gpu=use_gpu,
+        **kwargs,
     )
-    bfloat16 = job["config"].uses_bfloat16(use_gpu)
-    return ray.get(task.remote(job["kind"], start=job["model_path"], bfloat16=bfloat16, use_gpu=use_gpu, **kwargs))
 
 
 @contextlib.contextmanager

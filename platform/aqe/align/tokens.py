@@ -1,4 +1,4 @@
-"""Rows -> token ids, exactly as decoding saw them; rows that cannot be trained on become dead letters.
+"""Preference rows -> token ids, exactly as decoding saw them; rows that cannot be trained on become dead letters.
 
 Prompt and completion are tokenised apart and their ids joined. The end-of-text id is taught only where the candidate
 ended by itself (`finished`): one that was cut at the token limit must not teach the model to stop there.
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from aqe import records
 from aqe.align.arguments import Kind
 from aqe.errors import InputError
-from aqe.sample.prompts import token_ids
+from aqe.prompts import token_ids
 from aqe.storage import put
 
 #: kind -> (text column, finished column, name of the ids)
@@ -22,6 +23,9 @@ _PARTS = {
     "rsft": (("completion", "finished", "completion_ids"),),
     "dpo": (("chosen", "chosen_finished", "chosen_ids"), ("rejected", "rejected_finished", "rejected_ids")),
 }
+
+#: Rows that are encoded at once.
+BATCH_ROWS = 1_000
 
 IGNORED = -100
 """Label of a token that is not learned (torch's cross-entropy convention)."""
@@ -77,16 +81,37 @@ def _labelled(ids: Mapping[str, list[int]]) -> dict[str, list[int]]:
     return {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
 
 
-def save_tokens(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write a Hugging Face dataset directory, whole or not at all; one that is there already is left alone.
+def write_tokens(kind: Kind, data: Path, tokenizer: Any, max_length: int, out: Path) -> tuple[int, pa.Table]:
+    """Encode a Parquet file (records.RSFT or records.DPO) into an Arrow stream at `out`, whole or not at all.
+
+    Returns the number of rows that can be trained on, and the dead letters. Reads the file as a stream: memory holds a
+    batch and the dead letters. Raises as `encode` does.
+    """
+    names = ("input_ids", "labels") if kind == "rsft" else ("prompt_ids", "chosen_ids", "rejected_ids")
+    schema = pa.schema([(name, pa.list_(pa.int64())) for name in names])
+    count, dead = 0, [records.DEAD_LETTERS.empty_table()]
+
+    def write(part: Path) -> None:
+        nonlocal count
+        count = 0
+        del dead[1:]
+        with pq.ParquetFile(data) as source, pa.ipc.new_stream(str(part), schema) as stream:
+            for batch in source.iter_batches(BATCH_ROWS):
+                rows, unusable = encode(kind, pa.Table.from_batches([batch]), tokenizer, max_length)
+                stream.write_table(pa.Table.from_pylist(rows, schema=schema))
+                count += len(rows)
+                dead.append(unusable)
+
+    put(out, write)
+    return count, pa.concat_tables(dead)
+
+
+def load_tokens(path: str) -> Any:
+    """What `write_tokens` wrote, as a Hugging Face dataset.
 
     On disk, not in memory: TRL keeps the reference log-probabilities beside a dataset's file, and only so do all
     ranks, and a later attempt, find the same ones.
     """
-    from datasets import Dataset, disable_progress_bars, enable_progress_bars
+    from datasets import Dataset
 
-    if path.exists():
-        return
-    disable_progress_bars()
-    put(path, lambda part: Dataset.from_list(rows).save_to_disk(str(part)))
-    enable_progress_bars()
+    return Dataset.from_file(path)

@@ -49,7 +49,10 @@ def build_trainer(
     lora: LoraConfig | None,
     callbacks: Sequence[Any] = (),
 ) -> Any:
-    """The trainer of one stage. `dataset` holds rows of `tokens.encode`; `model` is the stage's start and reference."""
+    """The trainer of one stage, from what TRL's own takes: hence more than six arguments.
+
+    `dataset` holds rows of `tokens.encode`; `model` is the stage's start and reference.
+    """
     score_completions_only()
     trainer_class = SFTTrainer if kind == "rsft" else DpoOnIds
     trainer = trainer_class(

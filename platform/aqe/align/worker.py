@@ -7,6 +7,7 @@ from typing import Any
 
 from aqe.align.arguments import Kind, arguments
 from aqe.align.deepspeed import deepspeed_config, start_deepspeed
+from aqe.align.tokens import load_tokens
 from aqe.config.align import AlignConfig
 from aqe.observe import metrics
 
@@ -23,7 +24,7 @@ def train_loop(job: dict[str, Any]) -> None:
     import ray.train
     from transformers import AutoTokenizer
 
-    from aqe.align.checkpoint import KlCurve, Progress, ReportCheckpoint, last_checkpoint, report_model
+    from aqe.align.callbacks import KlCurve, ReportCheckpoint, StepLog, last_checkpoint, report_model
     from aqe.align.divergence import MEASURED_ROWS
     from aqe.align.trainers import build_trainer, trl_config
 
@@ -34,7 +35,7 @@ def train_loop(job: dict[str, Any]) -> None:
             return
         args = trl_config(job["kind"], _fields(job, output_dir))
         dataset = load_tokens(job["tokens"])
-        progress = Progress(job["kind"], Path(job["progress"]), rank)
+        log = StepLog(job["kind"], Path(job["progress"]), rank)
         first = dataset.select(range(min(MEASURED_ROWS, len(dataset)))).to_list()
         trainer = build_trainer(
             job["kind"],
@@ -44,7 +45,7 @@ def train_loop(job: dict[str, Any]) -> None:
             dataset=dataset,
             args=args,
             lora=config.lora,
-            callbacks=[progress, KlCurve(job["kind"], first, Path(job["reference"]), progress), ReportCheckpoint()],
+            callbacks=[log, KlCurve(job["kind"], first, Path(job["reference"]), log), ReportCheckpoint()],
         )
         if not trainer.is_deepspeed_enabled or trainer.accelerator.num_processes != world:
             raise RuntimeError(
@@ -82,9 +83,3 @@ def load_model(path: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-
-
-def load_tokens(path: str) -> Any:
-    from datasets import load_from_disk
-
-    return load_from_disk(path)

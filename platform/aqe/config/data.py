@@ -1,11 +1,26 @@
 """Where the corpus, the queries and the base model come from."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from aqe.config.base import Config
+
+#: Begins the source of a model that ships inside a Python package.
+PACKAGE = "package:"
+
+
+def is_path(source: str, base_dir: Path = Path()) -> bool:
+    """Whether a model's source is a path (below `base_dir`, if it is relative) rather than a hub id or a package's.
+
+    A hub id is `name` or `owner/name`; all else, and what is there as a directory, is a path.
+    """
+    if source.startswith(PACKAGE):
+        return False
+    there = Path(base_dir, Path(source).expanduser()).is_dir()
+    return there or re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) is None
 
 
 class ModelConfig(Config):
@@ -26,7 +41,7 @@ class FileCorpus(Config):
 
 
 class ReverseDictionary(Config):
-    """The quickstart's corpus and queries, from two dictionaries that ship as Python packages (extra `demo`)."""
+    """The quickstart's corpus and queries, from two dictionaries that ship as Python packages."""
 
     format: Literal["reverse_dictionary"]
 
@@ -58,6 +73,10 @@ class ReverseDictionaryQueries(Config):
 
 
 QueriesConfig = Annotated[FileQueries | ReverseDictionaryQueries, Field(discriminator="format")]
+
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 class SplitsConfig(Config):

@@ -9,13 +9,22 @@ from pydantic import Field, ValidationError, model_validator
 
 from aqe.config.align import AlignConfig
 from aqe.config.base import Config
-from aqe.config.data import CorpusConfig, FileCorpus, FileQueries, IndexConfig, ModelConfig, SplitsConfig
+from aqe.config.data import (
+    SPLITS,
+    CorpusConfig,
+    FileCorpus,
+    FileQueries,
+    IndexConfig,
+    ModelConfig,
+    SplitsConfig,
+    is_path,
+)
 from aqe.config.evaluate import EvaluateConfig
 from aqe.config.rank import PreferConfig, RankConfig
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
 from aqe.errors import ConfigError
 
-PRESETS = Path(__file__).parents[3] / "jobs" / "presets"
+PRESETS = Path(__file__).parents[1] / "presets"
 
 
 #: The stages of each model's alignment.
@@ -24,6 +33,12 @@ STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {
     "dpo": ("dpo",),
     "rsft_dpo": ("rsft", "dpo"),
 }
+
+
+def trained(models: Sequence[str]) -> list[str]:
+    """Every training stage of these models, by the model that it ends in: of rsft_dpo, rsft too."""
+    ends = ("_".join(STAGES[model][: i + 1]) for model in models for i in range(len(STAGES[model])))
+    return list(dict.fromkeys(ends))
 
 
 class PriceConfig(Config):
@@ -46,7 +61,7 @@ class PipelineConfig(Config):
     queries: SplitsConfig
     index: IndexConfig = IndexConfig()
     prompt: str | PromptConfig = "ear"
-    """Prompt that trains and serves: a name from `aqe.sample.prompts`, or one spelled out."""
+    """Prompt that trains and serves: a name from `aqe.prompts`, or one spelled out."""
     engine: EngineConfig = EngineConfig()
     sample: SampleConfig = SampleConfig()
     rank: RankConfig = RankConfig()
@@ -112,7 +127,7 @@ def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
         paths = [fix(p) for p in split.path] if isinstance(split.path, list) else fix(split.path)
         return split.model_copy(update={"path": paths})
 
-    splits = SplitsConfig(**{s: queries(getattr(config.queries, s)) for s in ("train", "dev", "test")})
+    splits = SplitsConfig(**{s: queries(getattr(config.queries, s)) for s in SPLITS})
     corpus = config.corpus
     if isinstance(corpus, FileCorpus):
         corpus = corpus.model_copy(update={"path": fix(corpus.path)})
@@ -120,7 +135,7 @@ def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
     if index.path is not None:
         index = index.model_copy(update={"path": fix(index.path)})
     model = config.model
-    if model.source.startswith((".", "~", "/")) or Path(base_dir, model.source).is_dir():
+    if is_path(model.source, base_dir):
         model = model.model_copy(update={"source": str(fix(Path(model.source)))})
     return config.model_copy(
         update={"runs_dir": fix(config.runs_dir), "queries": splits, "corpus": corpus, "index": index, "model": model}

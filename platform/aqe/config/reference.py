@@ -1,10 +1,13 @@
 """The reference of all configuration keys, from the models themselves: `python -m aqe.config.reference`."""
 
+import math
 from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.serve import ServeConfig
@@ -48,12 +51,22 @@ def _name(kind: Any) -> str:
     return text.replace("|", "\\|").replace("NoneType", "null").replace("None", "null")
 
 
+def as_yaml(value: Any) -> str:
+    """A default as a line of YAML, to be written in a table's cell."""
+    line = yaml.safe_dump(to_jsonable_python(value), default_flow_style=True, width=math.inf)
+    # PyYAML ends a document that is a word or a number.
+    return line.removesuffix("...\n").strip().replace("|", "\\|")
+
+
 def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Table rows of a model's keys, nested ones below their parent."""
     for key, field in model.model_fields.items():
         nested = _models(field.annotation)
-        default = "required" if field.is_required() else field.get_default(call_default_factory=True)
-        shown = "" if isinstance(default, BaseModel) else f"`{str(default).replace('|', '/')}`"
+        if field.is_required():
+            shown = "required"
+        else:
+            default = field.get_default(call_default_factory=True)
+            shown = "" if isinstance(default, BaseModel) else f"`{as_yaml(default)}`"
         about = " ".join((field.description or "").split())
         kind = " or ".join(m.__name__ for m in nested) if nested else _name(field.annotation)
         yield f"| `{prefix}{key}` | {kind} | {shown} | {about} |"

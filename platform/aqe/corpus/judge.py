@@ -8,8 +8,9 @@ One deviation: an answer without any token matches nothing, where DPR's loop wou
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,12 @@ import ray.data
 import regex  # type: ignore[import-untyped]
 
 from aqe import records
-from aqe.artifact import write_parquet
-from aqe.errors import InputError
-from aqe.nodes import nodes_of
+from aqe.artifact import GROUP_ROWS, parquet_files, write_parquet
+
+#: Raise it when judging gives anything else for the same input than before: its artifacts are named by it.
+VERSION = 1
+#: Whose version changes what it gives: `regex` knows Unicode's classes.
+PACKAGES = ("regex",)
 
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
 _ASCII_TOKEN = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")  # the same rule for lower-cased ASCII, several times faster
@@ -76,15 +80,15 @@ class Matcher:
         """Sorted numbers of the queries with an answer in `text`."""
         words = tokens(text)
         root, size = self._root, len(words)
-        found: set[int] = set()
+        phrases: set[int] = set()
         for start, word in enumerate(words):
             node, end = root.get(word), start + 1
             while node is not None:
                 if None in node:
-                    found.add(node[None])
+                    phrases.add(node[None])
                 node = node.get(words[end]) if end < size else None
                 end += 1
-        return sorted({query for number in found for query in self._queries[number]})
+        return sorted({query for number in phrases for query in self._queries[number]})
 
 
 def _match_shards(block: pa.Table, matcher: "list[ray.ObjectRef[Matcher]]") -> pa.Table:
@@ -96,13 +100,13 @@ def _match_shards(block: pa.Table, matcher: "list[ray.ObjectRef[Matcher]]") -> p
         with pq.ParquetFile(shard["file"]) as source:
             passages = source.read_row_group(shard["group"], columns=["docid", "text"])
         for docid, text in zip(passages["docid"].to_pylist(), passages["text"].to_pylist(), strict=True):
-            found = find(text)
-            queries += found
-            docids += [docid] * len(found)
+            numbers = find(text)
+            queries += numbers
+            docids += [docid] * len(numbers)
     return pa.table({"query": pa.array(queries, pa.int32()), "docid": pa.array(docids, pa.string())})
 
 
-def _by_answers(files: Sequence[Path], queries: pa.Table) -> pa.Table:
+def _by_answers(files: Sequence[Path], queries: pa.Table, labels: Mapping[str, str]) -> pa.Table:
     """(qid, docid) of all passages that contain an answer, over the whole corpus on Ray Data."""
     matcher = ray.put(Matcher(queries["answers"].to_pylist()))
     # The row groups' names are the data and each is a block of its own: read_parquet merges small files into one block
@@ -113,13 +117,13 @@ def _by_answers(files: Sequence[Path], queries: pa.Table) -> pa.Table:
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"matcher": [matcher]},
-        label_selector=dict(nodes_of("cpu").labels),
+        label_selector=dict(labels),
     )
     tables = [table for table in ray.get(matches.to_arrow_refs()) if table.num_rows]
     if not tables:
         return _PAIRS.empty_table()
-    found = pa.concat_tables(tables)
-    return pa.table({"qid": queries["qid"].take(found["query"]), "docid": found["docid"]}, schema=_PAIRS)
+    matched = pa.concat_tables(tables)
+    return pa.table({"qid": queries["qid"].take(matched["query"]), "docid": matched["docid"]}, schema=_PAIRS)
 
 
 def _by_positives(files: Sequence[Path], queries: pa.Table) -> pa.Table:
@@ -150,14 +154,19 @@ def _order(pairs: pa.Table) -> Any:
     return np.lexsort(keys)
 
 
-def judge(corpus_dir: Path, queries: pa.Table, say: Callable[[str], None] = print) -> tuple[pa.Table, dict[str, Any]]:
+def judge(
+    corpus_dir: Path,
+    queries: pa.Table,
+    say: Callable[[str], None] = print,
+    labels: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[pa.Table, dict[str, Any]]:
     """Relevant passages of records.QUERIES in a corpus artifact (or a directory or file of records.CORPUS).
 
     `positives` decide where a query has any, even if the corpus has none of them; else its `answers` do. Returns
     records.QRELS sorted by qid and docid, and statistics. Ray must be initialised if any query has only answers.
-    InputError where the corpus is missing.
+    ArtifactError where the corpus is missing. `labels`: of the nodes that look for answers.
     """
-    files = _corpus_files(corpus_dir)
+    files = parquet_files(corpus_dir)
     named = _filled(queries["positives"])
     by_name = queries.filter(named)
     to_find = queries.filter(pc.and_(pc.invert(named), _filled(queries["answers"])))
@@ -166,10 +175,10 @@ def judge(corpus_dir: Path, queries: pa.Table, say: Callable[[str], None] = prin
         pairs.append(_by_positives(files, by_name))
     if to_find.num_rows:
         say(f"judge: looking for the answers of {to_find.num_rows:,} queries in the whole corpus")
-        pairs.append(_by_answers(files, to_find))
-    found = pa.concat_tables(pairs)
-    found = found.take(_order(found))
-    qrels = found.append_column("relevance", pa.array(np.ones(found.num_rows, np.int32)))
+        pairs.append(_by_answers(files, to_find, labels))
+    relevant = pa.concat_tables(pairs)
+    relevant = relevant.take(_order(relevant))
+    qrels = relevant.append_column("relevance", pa.array(np.ones(relevant.num_rows, np.int32)))
     judged = pc.count_distinct(qrels["qid"]).as_py()
     stats = {
         "queries": queries.num_rows,
@@ -186,15 +195,6 @@ def judge(corpus_dir: Path, queries: pa.Table, say: Callable[[str], None] = prin
         f"{qrels.num_rows:,} pairs; {stats['without_relevant']:,} are set aside"
     )
     return qrels, stats
-
-
-def _corpus_files(corpus_dir: Path) -> list[Path]:
-    """The Parquet files of a corpus, by name: those of corpus_dir/data if it is an artifact."""
-    place = corpus_dir / "data" if (corpus_dir / "data").is_dir() else corpus_dir
-    files = [place] if place.is_file() else sorted(place.glob("*.parquet"))
-    if not files:
-        raise InputError(f"{place.absolute()} holds no Parquet file, so there is no corpus to judge against.")
-    return files
 
 
 def unknown_positives(queries: pa.Table, qrels: pa.Table) -> list[dict[str, str]]:
@@ -231,12 +231,28 @@ def set_aside(queries: pa.Table, qrels: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SET_ASIDE)
 
 
+def judged_queries(queries: pa.Table, qrels: pa.Table) -> pa.Table:
+    """records.JUDGED: those of `queries` that have a relevant passage, with all of theirs, in their order."""
+    relevant = qrels.filter(pc.greater(qrels["relevance"], 0))
+    # On one thread, a group keeps the order of its rows.
+    grouped = relevant.group_by("qid", use_threads=False).aggregate([("docid", "list"), ("relevance", "list")])
+    place = pc.index_in(queries["qid"], value_set=grouped["qid"].combine_chunks())
+    judged, own = queries.filter(pc.is_valid(place)), grouped.take(place.drop_null())
+    columns = [*(judged[name] for name in records.QUERIES.names), own["docid_list"], own["relevance_list"]]
+    return pa.table(columns, names=records.JUDGED.names).cast(records.JUDGED)
+
+
 def write_judgement(
-    out: Path, corpus_dir: Path, queries: pa.Table, say: Callable[[str], None] = print
+    out: Path,
+    corpus_dir: Path,
+    queries: pa.Table,
+    say: Callable[[str], None] = print,
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Judge, and write out/qrels.parquet, out/set_aside.parquet and, if any, out/dead_letters.parquet."""
-    qrels, stats = judge(corpus_dir, queries, say)
+    """Judge, and write out/qrels.parquet, queries.parquet, set_aside.parquet and, if any, dead_letters.parquet."""
+    qrels, stats = judge(corpus_dir, queries, say, labels)
     write_parquet(qrels, out / "qrels.parquet")
+    write_parquet(judged_queries(queries, qrels), out / "queries.parquet", GROUP_ROWS)
     write_parquet(set_aside(queries, qrels), out / "set_aside.parquet")
     (out / "dead_letters.parquet").unlink(missing_ok=True)
     if dead := unknown_positives(queries, qrels):

@@ -26,13 +26,13 @@ SHARD_ROWS = (
 _SUFFIXES = {"parquet": (".parquet",), "jsonl": (".jsonl", ".jsonl.gz")}
 _MOST_OF_A_ROW = 2_000  # characters of a dead row that are kept
 #: Raise it when the readers make anything else of the same input than before: their artifacts are named by it.
-RECIPE = 2
+VERSION = 2
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape half a character; no UTF-8 can hold it
 
-Row = dict[str, Any]
-Dead = list[Row]  # rows of records.DEAD_LETTERS
-_Check = Callable[[Row], str | None]  # the reason why a row cannot be used, None for a good one
+RawRow = dict[str, Any]
+Dead = list[RawRow]  # rows of records.DEAD_LETTERS
+_Check = Callable[[RawRow], str | None]  # the reason why a row cannot be used, None for a good one
 
 
 def _bury(dead: Dead, stage: str, reason: str, row: Any) -> None:
@@ -47,14 +47,14 @@ def _files(path: Path, form: Literal["parquet", "jsonl"]) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path.absolute()} does not exist. Name a {form} file or a directory of them.")
-    found = sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES[form]) and not p.name.startswith("."))
-    if not found:
+    files = sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES[form]) and not p.name.startswith("."))
+    if not files:
         there = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         raise InputError(f"{path} holds no file named *{' or *'.join(_SUFFIXES[form])}; it holds {there}.")
-    return found
+    return files
 
 
-def _parquet_rows(file: Path, schema: pa.Schema, optional: Row) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(file: Path, schema: pa.Schema, optional: RawRow) -> Iterator[tuple[int, RawRow]]:
     """(number from 1, row) in bounded memory. InputError for missing columns or types that cannot be cast."""
     with pq.ParquetFile(file) as source:
         there = [name for name in schema.names if name in source.schema_arrow.names]
@@ -68,7 +68,7 @@ def _parquet_rows(file: Path, schema: pa.Schema, optional: Row) -> Iterator[tupl
                 yield number, optional | {k: v for k, v in row.items() if v is not None}
 
 
-def _jsonl_rows(file: Path, optional: Row, dead: Dead, stage: str) -> Iterator[tuple[int, Row]]:
+def _jsonl_rows(file: Path, optional: RawRow, dead: Dead, stage: str) -> Iterator[tuple[int, RawRow]]:
     """(line from 1, row); lines that are no JSON object are buried. Null counts as absent; blank lines are nothing."""
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as source:
         for number, line in enumerate(source, 1):
@@ -86,8 +86,8 @@ def _jsonl_rows(file: Path, optional: Row, dead: Dead, stage: str) -> Iterator[t
 
 
 def _good_rows(
-    file: Path, form: str, schema: pa.Schema, optional: Row, check: _Check, dead: Dead, stage: str
-) -> Iterator[Row]:
+    file: Path, form: str, schema: pa.Schema, optional: RawRow, check: _Check, dead: Dead, stage: str
+) -> Iterator[RawRow]:
     """Rows of one file that pass `check`; the others are buried. InputError when none has the columns asked for."""
     rows = _parquet_rows(file, schema, optional) if form == "parquet" else _jsonl_rows(file, optional, dead, stage)
     before, fits = len(dead), False
@@ -107,7 +107,7 @@ def _good_rows(
         )
 
 
-def _flaw(row: Row, schema: pa.Schema, seen: set[str], key: str) -> str | None:
+def _flaw(row: RawRow, schema: pa.Schema, seen: set[str], key: str) -> str | None:
     """What keeps a row out: a column missing, of a wrong type or empty, an id with blanks, an id seen before."""
     for field in schema:
         if field.name not in row:
@@ -140,7 +140,7 @@ def read_corpus(config: CorpusConfig, dead: Dead) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([part])
         return
     check = partial(_flaw, schema=records.CORPUS, seen=set(), key="docid")
-    batch: list[Row] = []
+    batch: list[RawRow] = []
     for file in _files(config.path, config.format):
         for row in _good_rows(file, config.format, records.CORPUS, {"title": ""}, check, dead, "corpus"):
             batch.append(row)
@@ -159,21 +159,21 @@ def read_queries(config: QueriesConfig, stage: str = "queries") -> tuple[pa.Tabl
     dead: Dead = []
     if isinstance(config, FileQueries):
         check = partial(_flaw, schema=records.QUERIES, seen=set(), key="qid")
-        absent: Row = {"answers": [], "positives": []}
-        rows: list[Row] = []
+        absent: RawRow = {"answers": [], "positives": []}
+        rows: list[RawRow] = []
         for path in config.path if isinstance(config.path, list) else [config.path]:
             for file in _files(path, config.format):
-                found = list(_good_rows(file, config.format, records.QUERIES, absent, check, dead, stage))
+                of_file = list(_good_rows(file, config.format, records.QUERIES, absent, check, dead, stage))
                 if config.order == "hash":
-                    found.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
-                rows += found[config.skip :][: config.limit]
+                    of_file.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
+                rows += of_file[config.skip :][: config.limit]
         queries = records.table(rows, records.QUERIES)
     else:
         queries = reverse_dictionary.queries()[config.split].slice(config.skip, config.limit)
     return queries, records.table(dead, records.DEAD_LETTERS)
 
 
-def ingest_corpus(out: Path, config: CorpusConfig) -> dict[str, int]:
+def write_corpus(out: Path, config: CorpusConfig) -> dict[str, int]:
     """Write out/data/00000.parquet, ... and, if any, out/dead_letters.parquet; return {passages, dead}.
 
     Starts from nothing: what an unfinished run left in out/data is removed. InputError when no passage remains.
@@ -207,7 +207,7 @@ def _same_question(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(" ?.!")
 
 
-def ingest_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
+def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
     """Write out/train.parquet, dev.parquet, test.parquet; return the rows of each, `shared` and `dead`.
 
     A query whose qid or question is also in a later split (train < dev < test) is taken out of the earlier one and
@@ -218,7 +218,7 @@ def ingest_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
     stats = {"shared": 0}
     for split in ("test", "dev", "train"):
         queries, dead = read_queries(getattr(splits, split), f"queries.{split}")
-        kept: list[Row] = []
+        kept: list[RawRow] = []
         shared: Dead = []
         marks: set[tuple[str, str]] = set()
         for row in queries.to_pylist():

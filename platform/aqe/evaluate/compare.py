@@ -142,7 +142,7 @@ def _describe(system: System, queries: pa.Table, sample: _Sample) -> dict[str, A
     covered = sample.covered[system.name]
     index = system.positions(queries.num_rows)
     texts, answers = queries["text"].to_pylist(), queries["answers"].to_pylist()
-    found = diagnose(
+    diagnosis = diagnose(
         [texts[i] for i in index], system.expansions or [], [answers[i] or [] for i in index] if any(answers) else None
     )
     out = {
@@ -151,12 +151,12 @@ def _describe(system: System, queries: pa.Table, sample: _Sample) -> dict[str, A
         "num_queries": int(covered.sum()),
         "median_rank": float(np.median(system.ranks)),
         "seconds_per_query": system.seconds_per_query,
-        **{key: getattr(found, key) for key in ("empty_share", "copied_share", "mean_words", "leakage_share")},
+        **{key: getattr(diagnosis, key) for key in ("empty_share", "copied_share", "mean_words", "leakage_share")},
         **sample.system(system.name, covered),
     }
-    if found.leaked is not None:
+    if diagnosis.leaked is not None:
         clean = covered.copy()
-        clean[index] &= ~np.asarray(found.leaked)
+        clean[index] &= ~np.asarray(diagnosis.leaked)
         out["without_leak"] = _without_leak(system.name, clean, sample)
     return out
 
@@ -184,8 +184,8 @@ def _compare(
         # Pairs over the same queries share their random signs: one test for all of them.
         where = sample.covered[group[0][0]] & sample.covered[group[0][1]]
         differences = np.concatenate([sample.values[a][where] - sample.values[b][where] for a, b in group], axis=1)
-        found = sign_flip_p(differences, sample.config.bootstrap, sample.config.seed)
-        p_values |= dict(zip(group, np.split(found, len(group)), strict=True))
+        of_group = sign_flip_p(differences, sample.config.bootstrap, sample.config.seed)
+        p_values |= dict(zip(group, np.split(of_group, len(group)), strict=True))
     out: dict[str, Any] = {}
     for a, b in pairs:
         where = sample.covered[a] & sample.covered[b]

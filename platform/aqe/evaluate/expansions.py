@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aqe.expand.compose import distinct_words
+from aqe.compose import distinct_words
 
 _WORD = re.compile(r"\w+")
 #: What a cut leaves hanging at the end.
@@ -23,8 +23,8 @@ def is_empty(expansion: str) -> bool:
 
 def is_copied(query: str, expansion: str) -> bool:
     """Every word of it stands in the query already: it can reweight terms but adds none. Empty ones do not count."""
-    found = words(expansion)
-    return bool(found) and set(found) <= set(words(query))
+    said = words(expansion)
+    return bool(said) and set(said) <= set(words(query))
 
 
 def leaks(expansion: str, answers: Sequence[str]) -> bool:

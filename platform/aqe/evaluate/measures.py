@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aqe.errors import InputError
-from aqe.evaluate.runs import Hit, strict_scores
+from aqe.evaluate.runs import strict_scores
+from aqe.ranker import Hit
 
 TOP_K = (1, 5, 20, 100)
 MEASURES = (*(f"top_{k}" for k in TOP_K), "mrr", "rr_100", "ndcg_10")
@@ -83,5 +84,5 @@ def ndcg_at_10(hits: Mapping[str, Sequence[Hit]], qrels: pa.Table, qids: Sequenc
         for qid in wanted & hits.keys()
         for (docid, _), score in zip(hits[qid], strict_scores([s for _, s in hits[qid]]), strict=True)
     ]
-    found = {m.query_id: float(m.value) for m in ir_measures.iter_calc([NDCG], judged, scored)}
-    return np.array([found.get(qid, 0.0) for qid in qids], dtype=np.float64)
+    values = {m.query_id: float(m.value) for m in ir_measures.iter_calc([NDCG], judged, scored)}
+    return np.array([values.get(qid, 0.0) for qid in qids], dtype=np.float64)

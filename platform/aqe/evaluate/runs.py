@@ -4,20 +4,16 @@ trec_eval sorts by score (float32) and breaks ties by docid *descending*; our ti
 a file strictly decrease in float32, and no tool has a tie to break.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import ir_measures
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from aqe.artifact import write_text
 from aqe.errors import InputError
-
-#: docid and score.
-Hit = tuple[str, float]
-DEPTH = 100
+from aqe.ranker import DEPTH, Hit
 
 
 def strict_scores(scores: Sequence[float]) -> NDArray[np.float32]:
@@ -49,8 +45,8 @@ def write_run(path: Path, hits: Mapping[str, Sequence[Hit]], tag: str, depth: in
     bring back every float32 as it was.
     """
     lines = []
-    for qid, found in hits.items():
-        kept = found[:depth]
+    for qid, of_query in hits.items():
+        kept = of_query[:depth]
         for rank, ((docid, _), score) in enumerate(
             zip(kept, strict_scores([s for _, s in kept]), strict=True), start=1
         ):
@@ -62,13 +58,3 @@ def write_qrels(path: Path, qrels: pa.Table) -> None:
     """Write `qid 0 docid relevance` lines from a table of `records.QRELS`."""
     columns = zip(*(qrels[c].to_pylist() for c in ("qid", "docid", "relevance")), strict=True)
     write_text("".join(f"{_field(q)} 0 {_field(d)} {r}\n" for q, d, r in columns), path)
-
-
-def read_run_measures(run: Path, qrels: Path, measures: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Measures (`Success@1`, `RR@100`, `nDCG@10`) of a run file as ir-measures reads it: measure -> qid -> value."""
-    parsed = [ir_measures.parse_measure(name) for name in measures]
-    out: dict[str, dict[str, float]] = {str(m): {} for m in parsed}
-    judged = list(ir_measures.read_trec_qrels(str(qrels)))
-    for metric in ir_measures.iter_calc(parsed, judged, ir_measures.read_trec_run(str(run))):
-        out[str(metric.measure)][metric.query_id] = float(metric.value)
-    return out

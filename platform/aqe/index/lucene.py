@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aqe.artifact import parquet_files
 from aqe.config.data import IndexConfig
 from aqe.errors import InputError
 from aqe.index import jvm
@@ -20,7 +21,7 @@ BATCH = 2_000
 
 
 def _batches(corpus: Path) -> Iterator[pa.RecordBatch]:
-    for path in sorted(corpus.glob("*.parquet")):
+    for path in parquet_files(corpus):
         yield from pq.ParquetFile(path).iter_batches(BATCH)
 
 
@@ -31,7 +32,7 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[
     empty or the analyzer's language is unknown (Anserini would take English in silence), StorageError when the storage
     refuses the index for long.
     """
-    total = sum(pq.ParquetFile(p).metadata.num_rows for p in corpus.glob("*.parquet"))
+    total = sum(pq.ParquetFile(p).metadata.num_rows for p in parquet_files(corpus))
     if total == 0:
         raise InputError(f"{corpus} holds no passage to index")
     target = out / "lucene"

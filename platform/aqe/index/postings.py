@@ -79,12 +79,12 @@ class PostingsReader:
         terms = self._segments[segment].terms(field)
         # A segment whose passages are all without terms does not have the field.
         count, postings = (0, 0) if terms is None else (int(terms.size()), int(terms.getSumDocFreq()))
-        made = Dump(out / f"{field}-{segment}.terms", out / f"{field}-{segment}.postings", count, postings)
+        dumped = Dump(out / f"{field}-{segment}.terms", out / f"{field}-{segment}.postings", count, postings)
         iterator = None if terms is None else terms.iterator()
-        with _Output(self._java, made.terms) as to, _Output(self._java, made.postings) as into:
+        with _Output(self._java, dumped.terms) as to, _Output(self._java, dumped.postings) as into:
             for start in range(0, count, CHUNK):
                 self._write_terms(iterator, to.java, into.java, min(CHUNK, count - start))
-        return made
+        return dumped
 
     def norms(self, segment: int, out: Path) -> npt.NDArray[np.uint8]:
         """Lucene's one-byte length of each passage of a segment; 0 for a passage without text."""

@@ -71,11 +71,6 @@ class Shard:
         """Passages in this shard."""
         return len(self.arrays.docid_starts) - 1
 
-    @property
-    def num_postings(self) -> int:
-        """Postings in this shard."""
-        return len(self.arrays.docs)
-
     def docid(self, doc: int) -> str:
         """Docid of a passage by its number."""
         starts = self.arrays.docid_starts
@@ -122,7 +117,7 @@ def open_shard(path: Path, *, check: bool = True) -> Shard:
         raise ArtifactError(_corrupt(path, "the checksum of its header is another one"))
     checksums = json.loads(header["crc32"])
     mapped = np.memmap(path, np.uint8, "r").view(np.ndarray)
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for field in fields(Arrays):
         entry = layout.get(field.name)
         if entry is None:
@@ -133,8 +128,8 @@ def open_shard(path: Path, *, check: bool = True) -> Shard:
         array = mapped[start + begin : start + end].view(types[entry["dtype"]])
         if check and _crc(array) != checksums[field.name]:
             raise ArtifactError(_corrupt(path, f"the checksum of {field.name} is another one"))
-        found[field.name] = array
-    return Shard(path, Arrays(**found), int(header["scored_passages"]), int(header["total_terms"]), header["analyzer"])
+        arrays[field.name] = array
+    return Shard(path, Arrays(**arrays), int(header["scored_passages"]), int(header["total_terms"]), header["analyzer"])
 
 
 def _header_crc(header: Mapping[str, str]) -> str:

@@ -1,14 +1,13 @@
 """A query's candidates with their ranks, in the order of preference."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import pyarrow as pa
+from typing import Any
 
 from aqe.config.rank import PreferConfig
 from aqe.prefer.reward import REWARDS, Reward, by_rank
-from aqe.rank.stage import PLAIN
+from aqe.records import PLAIN
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Judged:
+class RankedQuery:
     """A query with all its candidates."""
 
     qid: str
@@ -58,43 +57,31 @@ class Judged:
         return sorted(self.candidates, key=lambda c: (self.value(c), -c.rank, -c.logprob_per_token, c.sample_idx))
 
 
-def join(prompts: dict[str, str], samples: pa.Table, ranks: pa.Table, config: PreferConfig) -> Iterator[Judged]:
-    """Queries of `prompts` (qid -> prompt that trains, in its order) that have candidates and ranks.
+def ranked_query(row: Mapping[str, Any], prompt: str, config: PreferConfig) -> RankedQuery:
+    """A row of `aqe.prefer.reader` with the prompt that trains.
 
     With `include_plain` the plain query competes as the empty expansion, which ends at once. It has no log-probability;
     it stands after its equals, because saying something is the rule.
     """
-    ranked = dict(
-        zip(
-            zip(ranks["qid"].to_pylist(), ranks["sample_idx"].to_pylist(), strict=True),
-            zip(ranks["gold_rank"].to_pylist(), ranks["ndcg"].to_pylist(), strict=True),
-            strict=True,
+    values = {rank["sample_idx"]: (rank["gold_rank"], _known(rank["ndcg"])) for rank in row["ranks"]}
+    plain = values[PLAIN]
+    candidates = [
+        Candidate(
+            sample["sample_idx"],
+            sample["raw"],
+            sample["expansion"],
+            sample["finish_reason"] == "stop",
+            sample["logprob"] / max(sample["num_tokens"], 1),
+            *values[sample["sample_idx"]],
         )
-    )
-    candidates: dict[str, list[Candidate]] = {}
-    for row in samples.to_pylist():
-        found = ranked.get((row["qid"], row["sample_idx"]))
-        if found is not None:
-            candidates.setdefault(row["qid"], []).append(
-                Candidate(
-                    row["sample_idx"],
-                    row["raw"],
-                    row["expansion"],
-                    row["finish_reason"] == "stop",
-                    row["logprob"] / max(row["num_tokens"], 1),
-                    *_measured(found),
-                )
-            )
-    for qid, prompt in prompts.items():
-        if qid in candidates:
-            rank, ndcg = _measured(ranked[(qid, PLAIN)])
-            extra = [Candidate(PLAIN, "", "", True, -math.inf, rank, ndcg)] if config.include_plain else []
-            yield Judged(qid, prompt, rank, tuple(candidates[qid] + extra), REWARDS[config.reward], ndcg)
+        for sample in row["samples"]
+    ]
+    extra = [Candidate(PLAIN, "", "", True, -math.inf, *plain)] if config.include_plain else []
+    return RankedQuery(row["qid"], prompt, plain[0], (*candidates, *extra), REWARDS[config.reward], plain[1])
 
 
-def _measured(found: tuple[int, float | None]) -> tuple[int, float]:
-    rank, ndcg = found
-    return rank, math.nan if ndcg is None else ndcg
+def _known(ndcg: float | None) -> float:
+    return math.nan if ndcg is None else ndcg
 
 
 def may_be_chosen(candidate: Candidate, config: PreferConfig) -> bool:

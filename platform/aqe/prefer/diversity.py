@@ -1,9 +1,8 @@
 """How different a query's candidates are. Candidates that all look alike leave nothing to prefer."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 #: Beyond these the candidates have collapsed (the paper's warning sign: mean cosine towards 1).
 COLLAPSED_COSINE, COLLAPSED_DISTINCT = 0.9, 0.05
@@ -13,11 +12,11 @@ def pairwise_cosine(texts: Sequence[str]) -> float:
     """Mean cosine of word counts over all pairs of texts; empty texts have cosine 0 with all. NaN below two texts."""
     if len(texts) < 2:
         return float("nan")
-    total: Counter[str] = Counter()
+    total: dict[str, float] = defaultdict(float)
     filled = 0
     for text in texts:
         counts = Counter(text.lower().split())
-        if norm := np.sqrt(sum(n * n for n in counts.values())):
+        if norm := math.sqrt(sum(n * n for n in counts.values())):
             filled += 1
             for word, n in counts.items():
                 total[word] += n / norm
@@ -32,19 +31,29 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
-def diversity(candidates: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
-    """Means over queries of what their candidates share: mean_pairwise_cosine, distinct_1, distinct_2.
+#: What is measured of a query's candidates.
+OF_CANDIDATES: Mapping[str, Callable[[Sequence[str]], float]] = {
+    "mean_pairwise_cosine": pairwise_cosine,
+    "distinct_1": lambda texts: distinct_n(texts, 1),
+    "distinct_2": lambda texts: distinct_n(texts, 2),
+}
+
+
+def diversity_counts(texts: Sequence[str]) -> dict[str, float]:
+    """What one query's candidates add to `diversity`: a value and a query for each measure that they have."""
+    values = {name: measure(texts) for name, measure in OF_CANDIDATES.items()}
+    known = {name: value for name, value in values.items() if not math.isnan(value)}
+    return known | {f"{name}_queries": 1 for name in known}
+
+
+def diversity(counts: Mapping[str, float]) -> dict[str, float | None]:
+    """Means over queries of what their candidates share, from added `diversity_counts`.
 
     None where no query has enough text to measure it.
     """
-    measured = {
-        "mean_pairwise_cosine": [pairwise_cosine(texts) for texts in candidates.values()],
-        "distinct_1": [distinct_n(texts, 1) for texts in candidates.values()],
-        "distinct_2": [distinct_n(texts, 2) for texts in candidates.values()],
-    }
     return {
-        name: None if np.all(np.isnan(values)) else round(float(np.nanmean(values)), 4)
-        for name, values in measured.items()
+        name: round(counts[name] / counts[f"{name}_queries"], 4) if counts.get(f"{name}_queries") else None
+        for name in OF_CANDIDATES
     }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aqe.config.rank import PreferConfig
-from aqe.prefer.candidates import Candidate, Judged
+from aqe.prefer.candidates import Candidate, RankedQuery
 from aqe.prefer.select import eligible
 
 
@@ -16,20 +16,20 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(first.values())
 
 
-def dpo_rows(judged: Judged, config: PreferConfig) -> list[dict[str, Any]]:
+def dpo_rows(ranked: RankedQuery, config: PreferConfig) -> list[dict[str, Any]]:
     """Rows of records.DPO, at most `pairs_per_query`; none where all candidates are worth the same."""
     rows = []
     # Sorted, so that the likeliest of equal texts is kept.
-    best, worst = _distinct(eligible(judged, config)), _distinct(judged.worst_first())
+    best, worst = _distinct(eligible(ranked, config)), _distinct(ranked.worst_first())
     for chosen, rejected in zip(best[: config.pairs_per_query], worst, strict=False):
         # Both lists are sorted: once a pair is not apart, none after it is.
-        apart = judged.value(chosen) - judged.value(rejected)
+        apart = ranked.value(chosen) - ranked.value(rejected)
         if apart <= 0 or apart < config.min_margin:
             break
         rows.append(
             {
-                "qid": judged.qid,
-                "prompt": judged.prompt,
+                "qid": ranked.qid,
+                "prompt": ranked.prompt,
                 "chosen": chosen.raw,
                 "rejected": rejected.raw,
                 "chosen_finished": chosen.finished,

@@ -1,79 +1,183 @@
-"""The stage that prefers: samples and ranks -> RSFT and DPO sets."""
+"""The stage that prefers: samples and ranks -> RSFT and DPO sets, on a pool of CPU actors."""
 
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from aqe.artifact import write_parquet
+from aqe.artifact import GROUP_ROWS, Artifact, Slices, read_parquet
+from aqe.base_model import LanguageModel
 from aqe.config.rank import PreferConfig
-from aqe.errors import InputError
-from aqe.observe.progress import Say
-from aqe.prefer.candidates import Judged, join
-from aqe.prefer.diversity import collapse_warning, diversity
+from aqe.config.sample import PromptConfig
+from aqe.errors import ArtifactError, InputError
+from aqe.nodes import on_node
+from aqe.prefer.candidates import RankedQuery, ranked_query
+from aqe.prefer.diversity import collapse_warning, diversity, diversity_counts
 from aqe.prefer.pairs import dpo_rows
+from aqe.prefer.reader import PreferenceReader
 from aqe.prefer.select import rsft_row
-from aqe.records import DPO, RSFT, table
+from aqe.prompts import render, template_tokenizer
+from aqe.records import DPO, RSFT
+from aqe.run import Run
+from aqe.storage import put
+from aqe.units import Pool, Result, Row, Work, check_complete, cut_units, run_units, with_files
+
+_SETS = {"rsft": RSFT, "dpo": DPO}
+#: What one query gives: a target or none, and its pairs. Made into one file of each at the end.
+_GIVEN = pa.schema([("rsft", pa.struct(RSFT)), ("dpo", pa.list_(pa.struct(DPO)))])
 
 
 def build_preferences(
-    out: Path, prompts: dict[str, str], samples: pa.Table, ranks: pa.Table, config: PreferConfig, say: Say
-) -> dict[str, Any]:
-    """Write `out`/rsft.parquet (records.RSFT) and `out`/dpo.parquet (records.DPO), in the order of `prompts`.
+    run: Run,
+    config: PreferConfig,
+    *,
+    prompt: PromptConfig,
+    model: LanguageModel,
+    judged: Artifact,
+    samples: Artifact,
+    ranks: Artifact,
+) -> Artifact:
+    """rsft.parquet (records.RSFT) and dpo.parquet (records.DPO), in the order of the queries in `judged`.
 
-    `prompts` maps each qid to the prompt that trains. Returns how many queries gave a target and a pair, what the best
-    candidate gains over the plain query, and how diverse the candidates are.
+    More than six arguments, because three stages before it meet here. `prompt` is the one that trains, `model` the one
+    whose chat template it may need. The statistics say how many queries gave a target and a pair, what the best
+    candidate gains over the plain query, and how diverse the candidates are. InputError when no query has candidates
+    and ranks.
     """
-    rsft: list[dict[str, Any]] = []
-    dpo: list[dict[str, Any]] = []
-    texts: dict[str, list[str]] = {}
-    judged_all: list[Judged] = []
-    for judged in join(prompts, samples, ranks, config):
-        judged_all.append(judged)
-        texts[judged.qid] = [c.expansion for c in judged.sampled]
-        if (row := rsft_row(judged, config)) is not None:
-            rsft.append(row)
-        dpo += dpo_rows(judged, config)
-    if not judged_all:
-        raise InputError(
-            f"none of the {len(prompts)} training queries has candidates and ranks: see the dead letters of the stages "
-            "before."
+
+    def build(out: Path) -> dict[str, Any]:
+        queries = judged.path / "queries.parquet"
+        total = len(Slices(queries))
+        units = with_files(cut_units(total, ranks.stats["queries_per_unit"]), "samples", samples)
+        work = Work(
+            PreferWorker,
+            {"config": config, "prompt": prompt, "model_path": model.path},
+            PreferenceReader(queries, samples.path / "data", ranks.path / "data"),
+            _GIVEN,
+            quick=True,
         )
-    write_parquet(table(rsft, RSFT), out / "rsft.parquet")
-    write_parquet(table(dpo, DPO), out / "dpo.parquet")
-    stats: dict[str, Any] = {
-        "queries": len(judged_all),
-        "queries_without_candidates": len(prompts) - len(judged_all),
-        "rsft_rows": len(rsft),
-        "dpo_pairs": len(dpo),
-        "queries_with_pair": len({row["qid"] for row in dpo}),
-        **_gain(judged_all),
-        **diversity(texts),
+        nodes = run.nodes("cpu")
+        pool = Pool(sum(nodes.cpus), num_cpus=0.9, labels=nodes.labels)
+        units = with_files(units, "ranks", ranks)
+        counts = run_units(run, "build_preferences", out, units, work, pool)
+        check_complete("build_preferences", counts, ranks)
+        stats = _statistics(counts, total)
+        # Rows stay in the workers here, too.
+        rows = on_node(nodes, gather, out, [unit.name for unit in units])
+        if rows != {"rsft": stats["rsft_rows"], "dpo": stats["dpo_pairs"]}:
+            raise ArtifactError(f"{out / 'data'} holds {rows}, not what its units counted. Run again: it is made anew.")
+        shutil.rmtree(out / "data")
+        _tell(run.say, stats)
+        return stats
+
+    return run.make(
+        "build_preferences",
+        config={"prefer": config.model_dump(), "prompt": prompt.model_dump()},
+        inputs={"samples": samples, "ranks": ranks},
+        parents=(judged,),
+        build=build,
+    )
+
+
+class PreferWorker:
+    """A unit's targets and pairs."""
+
+    def __init__(self, config: PreferConfig, prompt: PromptConfig, model_path: Path) -> None:
+        self._config, self._prompt = config, prompt
+        self._tokenizer = template_tokenizer(prompt, model_path)
+
+    def __call__(self, rows: Sequence[Row]) -> Result:
+        given: list[dict[str, Any]] = []
+        dead: list[tuple[Row, str]] = []
+        counts: Counter[str] = Counter()
+        for row in rows:
+            try:
+                ranked = ranked_query(row, render(self._prompt, row["query"], self._tokenizer), self._config)
+                target, pairs = rsft_row(ranked, self._config), dpo_rows(ranked, self._config)
+                counts.update(_counts(ranked))  # type: ignore[arg-type]
+            except Exception as error:
+                dead.append((row, f"{type(error).__name__}: {error}"))
+                continue
+            given.append({"rsft": target, "dpo": pairs})
+            counts["rsft_rows"] += target is not None
+            counts["dpo_pairs"] += len(pairs)
+            counts["queries_with_pair"] += bool(pairs)
+        return Result(pa.Table.from_pylist(given, schema=_GIVEN), dead, dict(counts))
+
+
+def _counts(ranked: RankedQuery) -> dict[str, float]:
+    """What a query adds to the means over all."""
+    ranks = np.array([candidate.rank for candidate in ranked.sampled])
+    return {
+        "queries": 1,
+        "plain_mrr": 1 / ranked.plain_rank,
+        "candidate_mrr": float((1 / ranks).mean()),
+        "best_mrr": float(1 / ranks.min()),
+        "best_beats_plain": int(ranks.min() < ranked.plain_rank),
+        **diversity_counts([candidate.expansion for candidate in ranked.sampled]),
     }
+
+
+def _statistics(counts: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """Of all queries: counts, means of what the pool has added up, and its own cost."""
+    queries = int(counts.get("queries", 0))
+    if not queries:
+        raise InputError(
+            f"none of the {total} training queries has candidates and ranks: see the dead letters of the stages before."
+        )
+    means = ("plain_mrr", "candidate_mrr", "best_mrr", "best_beats_plain")
+    cost = ("cpu_hours", "gpu_hours", "busy_seconds", "workers", "dead", "units", "queries_per_unit")
+    return {
+        "queries": queries,
+        "queries_without_candidates": total - queries,
+        **{name: int(counts[name]) for name in ("rsft_rows", "dpo_pairs", "queries_with_pair")},
+        **{name: round(counts[name] / queries, 5) for name in means},
+        **diversity(counts),
+        **{name: counts[name] for name in cost},
+    }
+
+
+def gather(out: Path, units: Sequence[str]) -> dict[str, int]:
+    """Put what the units gave into rsft.parquet and dpo.parquet, in their order; returns the rows of each."""
+    files = [out / "data" / f"{unit}.parquet" for unit in units]
+    return {name: _gather(files, name, schema, out / f"{name}.parquet") for name, schema in _SETS.items()}
+
+
+def _gather(files: Sequence[Path], name: str, schema: pa.Schema, path: Path) -> int:
+    """Write one column of all units as rows of its own. Memory holds some units at a time."""
+
+    def write(part: Path) -> None:
+        waiting = [schema.empty_table()]
+        with pq.ParquetWriter(part, schema) as writer:
+            for file in files:
+                column = read_parquet(file)[name].combine_chunks()
+                rows = column.drop_null() if name == "rsft" else pc.list_flatten(column)
+                waiting.append(pa.Table.from_arrays(rows.flatten(), schema=schema))
+                if sum(table.num_rows for table in waiting) >= GROUP_ROWS:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = [schema.empty_table()]
+            writer.write_table(pa.concat_tables(waiting))
+
+    put(path, write)
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _tell(say: Callable[[str], None], stats: Mapping[str, Any]) -> None:
     say(
-        f"build_preferences: {stats['queries_with_pair']} of {stats['queries']} queries gave a pair, {len(rsft)} a "
-        f"target; the best candidate beats the plain query on {100 * stats['best_beats_plain']:.0f} % of them "
-        f"(MRR {stats['plain_mrr']:.3f} -> {stats['best_mrr']:.3f}); mean cosine of candidates "
-        f"{_shown(stats['mean_pairwise_cosine'])}, distinct-1 {_shown(stats['distinct_1'])}"
+        f"build_preferences: {stats['queries_with_pair']} of {stats['queries']} queries gave a pair, "
+        f"{stats['rsft_rows']} a target; the best candidate beats the plain query on "
+        f"{100 * stats['best_beats_plain']:.0f} % of them (MRR {stats['plain_mrr']:.3f} -> {stats['best_mrr']:.3f}); "
+        f"mean cosine of candidates {_shown(stats['mean_pairwise_cosine'])}, distinct-1 {_shown(stats['distinct_1'])}"
     )
     if warning := collapse_warning(stats):
         say(f"WARNING: {warning}")
-    return stats
 
 
 def _shown(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.2f}"
-
-
-def _gain(judged: list[Judged]) -> dict[str, float]:
-    """Plain query, mean candidate and best candidate; fractions and MRR."""
-    plain = np.array([j.plain_rank for j in judged])
-    best = np.array([min(c.rank for c in j.sampled) for j in judged])
-    mean = np.array([np.mean([1 / c.rank for c in j.sampled]) for j in judged])
-    return {
-        "plain_mrr": round(float((1 / plain).mean()), 5),
-        "candidate_mrr": round(float(mean.mean()), 5),
-        "best_mrr": round(float((1 / best).mean()), 5),
-        "best_beats_plain": round(float((best < plain).mean()), 5),
-    }

@@ -18,7 +18,7 @@ from aqe.config.data import IndexConfig
 from aqe.errors import ArtifactError, InputError
 from aqe.index import jvm
 from aqe.index.lucene import analyzer
-from aqe.rank.ranker import GoldRank, Hit
+from aqe.ranker import GoldRank, Hit
 
 #: Anserini's names for the indexed text and the docid.
 CONTENTS, DOCID = "contents", "id"
@@ -27,7 +27,7 @@ TOP = 100
 
 
 class LuceneRanker:
-    """Implements `aqe.rank.ranker.Ranker` on a Lucene index. Starts the JVM of this process."""
+    """Implements `aqe.ranker.Ranker` on a Lucene index. Starts the JVM of this process."""
 
     name = "lucene"
 
@@ -138,8 +138,8 @@ class LuceneRanker:
                 break
             wanted *= 2
         kept = hits if len(hits) <= k else [h for h in hits if h[0] >= hits[k - 1][0]]
-        found = [Hit(self._docid(doc), score) for score, doc in kept]
-        return sorted(found, key=lambda h: (-h.score, h.docid.encode()))[:k]
+        best = [Hit(self._docid(doc), score) for score, doc in kept]
+        return sorted(best, key=lambda h: (-h.score, h.docid.encode()))[:k]
 
 
 def _java_float(score: float) -> str:

@@ -1,165 +1,73 @@
-"""The stage that ranks: candidates -> exact gold ranks, on a pool of CPU actors."""
+"""The stages that rank and search: judged queries with their expansions -> gold ranks, or hits, on CPU actors."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+from aqe.artifact import Artifact, Slices
+from aqe.rank.retriever import Retriever
+from aqe.rank.workers import QueryReader, RankWorker, SearchWorker
+from aqe.run import Run
+from aqe.units import Work, check_complete, cut_units, run_units, with_files
 
-from aqe.config.data import IndexConfig
-from aqe.config.rank import RankConfig
-from aqe.expand.compose import compose
-from aqe.index import jvm
-from aqe.index.analysis import needs_java, query_analyzer
-from aqe.nodes import Nodes
-from aqe.observe import metrics
-from aqe.observe.progress import Say
-from aqe.rank.ranker import Ranker, ndcg
-from aqe.records import RANKS, table
-from aqe.sample.plan import batched
-from aqe.units import Pool, Result, Row, run_units
-
-#: The plain query's place among the candidates.
-PLAIN = -1
+#: Queries that one task searches. One text each, where ranking has all candidates.
+SEARCHED_TOGETHER = 32
 
 
-@dataclass(frozen=True)
-class RankerSource:
-    """Where a worker's ranker comes from: the artifact of build_impacts or build_index, or shards spread over nodes."""
+def rank_expansions(run: Run, retriever: Retriever, *, judged: Artifact, samples: Artifact, stage: str) -> Artifact:
+    """Exact gold ranks of the plain query and of each of its candidates in `samples`: `data/` (records.RANKS).
 
-    config: RankConfig
-    index: Path
-    index_config: IndexConfig
-    shards: Any = None
-
-    def open(self) -> Ranker:
-        """The engine that `rank.engine` names."""
-        if self.config.engine == "lucene":
-            from aqe.rank.lucene import LuceneRanker
-
-            return LuceneRanker(self.index / "lucene", self.index_config)
-        from aqe.rank.gold import GoldRanker, open_gold_ranker
-
-        if self.shards is not None:
-            return GoldRanker([self.shards], query_analyzer(self.index_config.language, self.index_config.jvm_heap))
-        return open_gold_ranker(self.index, self.index_config)
-
-
-def ranker_source(
-    config: RankConfig, index: Path, index_config: IndexConfig, labels: Mapping[str, str] | None = None
-) -> RankerSource:
-    """What the workers of a pool open; with `rank.spread_shards` the shards' actors start here, on `labels`' nodes."""
-    if config.engine == "impacts" and config.spread_shards:
-        from aqe.rank.spread import spread_shards
-
-        return RankerSource(config, index, index_config, spread_shards(index, index_config, labels or {}))
-    return RankerSource(config, index, index_config)
-
-
-class RankWorker:
-    """Ranks a unit of queries, each with all its candidates."""
-
-    def __init__(self, source: RankerSource, stage: str) -> None:
-        metrics.begin(metrics.RANKS, stage=stage)
-        self._ranker = source.open()
-        self._config = source.config
-        self._stage = stage
-
-    def __call__(self, rows: Sequence[Row]) -> Result:
-        made: list[dict[str, Any]] = []
-        dead: list[tuple[Row, str]] = []
-        for row in rows:
-            try:
-                made += self._rank(row)
-            except Exception as error:
-                dead.append((row, f"{type(error).__name__}: {error}"))
-        metrics.count(metrics.RANKS, len(made), stage=self._stage)
-        return Result(table(made, RANKS), dead, {"ranks": len(made)})
-
-    def _rank(self, row: Row) -> list[dict[str, Any]]:
-        config = self._config
-        composed = [
-            compose(row["query"], expansion, config.query_weight, config.distinct_words)
-            for expansion in ["", *row["expansions"]]
-        ]
-        # The same text has the same rank: duplicates are searched once.
-        texts = list(dict.fromkeys(composed))
-        ranks = dict(zip(texts, self._ranker.gold_ranks(texts, row["relevant"]), strict=True))
-        grades = dict(zip(row["relevant"], row["grades"], strict=True))
-        depth = config.ndcg_at
-        gains = {text: ndcg(self._ranker.search(text, depth), grades, depth) for text in texts} if depth else {}
-        made = []
-        for i, text in enumerate(composed):
-            gold = ranks[text]
-            sample_idx = PLAIN if i == 0 else row["sample_idx"][i - 1]
-            made.append(
-                {
-                    "qid": row["qid"],
-                    "sample_idx": sample_idx,
-                    "gold_docid": gold.docid,
-                    "gold_rank": gold.rank,
-                    "score": gold.score,
-                    "ndcg": gains.get(text),
-                }
-            )
-        return made
-
-
-def rank_rows(queries: pa.Table, qrels: pa.Table, samples: pa.Table) -> list[dict[str, Any]]:
-    """One row a query that has a relevant passage: text, candidates, relevant passages; in the queries' order."""
-    relevant: dict[str, dict[str, int]] = {}
-    for qid, docid, grade in zip(*(qrels[c].to_pylist() for c in ("qid", "docid", "relevance")), strict=True):
-        if grade > 0:
-            relevant.setdefault(qid, {})[docid] = grade
-    candidates: dict[str, tuple[list[int], list[str]]] = {}
-    for qid, i, text in zip(*(samples[c].to_pylist() for c in ("qid", "sample_idx", "expansion")), strict=True):
-        indices, texts = candidates.setdefault(qid, ([], []))
-        indices.append(i)
-        texts.append(text)
-    rows = []
-    for qid, text in zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True):
-        # A query whose sampling failed is in the dead letters of that stage; it has nothing to rank.
-        if qid in relevant and qid in candidates:
-            indices, texts = candidates[qid]
-            judged = {"relevant": list(relevant[qid]), "grades": list(relevant[qid].values())}
-            rows.append({"qid": qid, "query": text, "sample_idx": indices, "expansions": texts, **judged})
-    return rows
-
-
-def rank_expansions(
-    out: Path,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    index: Path,
-    index_config: IndexConfig,
-    config: RankConfig,
-    pool: Pool,
-    max_dead_share: float,
-    say: Say,
-    stage: str = "rank",
-) -> dict[str, Any]:
-    """Rank the plain query and each candidate of `rows` (see rank_rows) into `out`/data (records.RANKS).
-
-    Needs a connection to Ray. Returns counts and rates.
+    A query without candidates is in the dead letters of the stage that sampled; it has no ranks.
     """
-    stats = run_units(
+    size = retriever.config.queries_per_unit
+    return run.make(
         stage,
-        out,
-        batched([dict(row) for row in rows], config.queries_per_unit),
-        schema=RANKS,
-        make=RankWorker,
-        args={"source": ranker_source(config, index, index_config, pool.labels), "stage": stage},
-        pool=pool,
-        noun="queries",
-        max_dead_share=max_dead_share,
-        say=say,
+        config=retriever.settings("ndcg_at"),
+        inputs={"samples": samples, "index": retriever.index, "qrels": judged},
+        packages=retriever.packages,
+        build=lambda out: _work(run, stage, out, RankWorker, retriever, judged, samples, size),
     )
-    return {"engine": config.engine, **stats}
 
 
-def ranker_pool(config: RankConfig, index_config: IndexConfig, nodes: Nodes) -> Pool:
-    """One actor a CPU core, with what a JVM needs inside Ray where the engine or the language wants one."""
-    java = config.engine == "lucene" or needs_java(index_config.language)
-    workers = config.workers or sum(nodes.cpus)
-    return Pool(workers, num_cpus=0.9, env=jvm.ray_env() if java else {}, labels=nodes.labels)
+def search_expansions(
+    run: Run, retriever: Retriever, *, judged: Artifact, expansions: Artifact | None, stage: str
+) -> Artifact:
+    """Hits and gold rank of each query with its one expansion, of the plain query where `expansions` is None.
+
+    `data/` (records.SEARCHED). A query that `expansions` has not is not searched.
+    """
+    return run.make(
+        stage,
+        config=retriever.settings(),
+        inputs={
+            "index": retriever.index,
+            "qrels": judged,
+            **({} if expansions is None else {"expansions": expansions}),
+        },
+        packages=retriever.packages,
+        build=lambda out: _work(run, stage, out, SearchWorker, retriever, judged, expansions, SEARCHED_TOGETHER),
+    )
+
+
+def _work(
+    run: Run,
+    stage: str,
+    out: Path,
+    worker: type[RankWorker] | type[SearchWorker],
+    retriever: Retriever,
+    judged: Artifact,
+    expansions: Artifact | None,
+    size: int,
+) -> dict[str, Any]:
+    """What the two stages share: a pool of ranker actors over units of `size` queries."""
+    queries = judged.path / "queries.parquet"
+    units = cut_units(len(Slices(queries)), size)
+    if expansions is not None:
+        # Perhaps not all queries were expanded: those at the end have no file.
+        units = [unit for unit in with_files(units, "expansions", expansions) if unit.files["expansions"]]
+    pool = retriever.pool(run.nodes("cpu"))
+    reader = QueryReader(queries, None if expansions is None else expansions.path / "data")
+    args = {"source": retriever.source(pool.labels), "stage": stage}
+    stats = run_units(run, stage, out, units, Work(worker, args, reader, worker.schema, quick=True), pool)
+    if expansions is not None:
+        check_complete(stage, stats, expansions)
+    return {"engine": retriever.config.engine, **stats}

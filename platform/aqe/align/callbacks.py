@@ -48,7 +48,7 @@ class ReportCheckpoint(TrainerCallback):  # type: ignore[misc]
             ray.train.report({"step": state.global_step}, checkpoint=Checkpoint.from_directory(directory))
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
+class StepLog(TrainerCallback):  # type: ignore[misc]
     """Adds seconds and tokens to every log row; rank 0 exports it, and leaves it in a file for the driver."""
 
     def __init__(self, kind: Kind, path: Path, rank: int) -> None:
@@ -86,14 +86,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 class KlCurve(TrainerCallback):  # type: ignore[misc]
     """Adds `kl_per_token` against the start model to the first log row, to about twenty more, and to the last step's.
 
-    Every rank measures, because under ZeRO-3 a forward pass is work of all. Comes after `progress` in the list of
-    callbacks: what measuring takes is not counted as training.
+    Every rank measures, because under ZeRO-3 a forward pass is work of all. Comes after `log` in the list of callbacks:
+    what measuring takes is not counted as training.
     """
 
-    def __init__(self, kind: Kind, rows: list[dict[str, Any]], reference: Path, progress: Progress) -> None:
+    def __init__(self, kind: Kind, rows: list[dict[str, Any]], reference: Path, log: StepLog) -> None:
         self.texts = curve_texts(kind, rows)
         self.reference = reference
-        self.progress = progress
+        self.log = log
 
     def on_log(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         step, row = state.global_step, state.log_history[-1]
@@ -112,7 +112,7 @@ class KlCurve(TrainerCallback):  # type: ignore[misc]
                 total += kl(p, reference.get_tensor(str(i)).to(p.device))
         model.train(training)
         row["kl_per_token"] = total / sum(length for _, length in self.texts)
-        self.progress.time += time.perf_counter() - started
+        self.log.time += time.perf_counter() - started
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aqe.compiled import compiled
-from aqe.rank.lookup import Postings, ceiling
+from aqe.impacts.lookup import Postings, ceiling
 
 F32, F64 = np.float32, np.float64
 #: The smallest sum that is one.
@@ -22,7 +22,7 @@ class Texts(NamedTuple):
     golds: npt.NDArray[np.int64]  # (L,) number of the gold passage, or of the place where it would stand
 
 
-class Plan(NamedTuple):
+class Bounds(NamedTuple):
     """How the fast pass adds up the texts, each of them scaled, and where it has to look closer."""
 
     shared: npt.NDArray[np.float32]  # (T,) weight that a term has in every text, at least
@@ -68,7 +68,7 @@ def slack(additions: Any, weight: Any) -> Any:
 
 
 @compiled
-def plan(p: Postings, q: Texts, long: Any) -> Any:
+def bounds(p: Postings, q: Texts, long: Any) -> Any:
     """Share out the weights of q and set bounds around the gold scores. Lists of more postings than `long` are long."""
     terms, texts = q.weights.shape
     scales = _scales(q.weights)
@@ -108,4 +108,4 @@ def plan(p: Postings, q: Texts, long: Any) -> Any:
         high[text] = F32(score + off)
         bar[text] = F32(low[text] - off)
     own = own_terms[:at], own_weights[:at], own_most[:at]
-    return Plan(shared, starts, long_starts, own[0], own[1], own[2], low, high, bar)
+    return Bounds(shared, starts, long_starts, own[0], own[1], own[2], low, high, bar)

@@ -6,7 +6,7 @@ one another. A task holds 8 bytes a posting of its shard: memory depends on the 
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from aqe.compiled import compiled
 from aqe.config.data import IndexConfig
 from aqe.errors import InputError
 from aqe.index import jvm
-from aqe.index.layout import Plan, Segment, make_shard
+from aqe.index.layout import Layout, Segment, make_shard
 from aqe.index.postings import CONTENTS, DOCID, Dump, PostingsReader
+from aqe.nodes import Nodes, on_node
 from aqe.observe.progress import Say, say
 from aqe.storage import retry
 
@@ -33,7 +34,7 @@ def build_impacts(
 ) -> dict[str, Any]:
     """Write `out`/impacts-*.safetensors from the Lucene index `lucene`. Starts the JVM of this process.
 
-    `run(make_shard, plan, out, ranges)` makes the shards, by default one after another here. Returns counts,
+    `run(make_shard, layout, out, ranges)` makes the shards, by default one after another here. Returns counts,
     seconds and bytes. Raises InputError for an index that Anserini did not make: two passages with one docid, or a
     missing field.
     """
@@ -44,27 +45,27 @@ def build_impacts(
     dump = out / "dump"
     reader = PostingsReader(lucene, config.jvm_heap)
 
-    def read() -> Plan:
+    def read() -> Layout:
         shutil.rmtree(dump, ignore_errors=True)
         dump.mkdir(parents=True)
         with jvm.io_errors():
-            return _plan(reader, dump, config.language)
+            return _layout(reader, dump, config.language)
 
     with closing(reader):
-        plan = retry(dump, read)
-    num_passages = len(plan.docids)
+        layout = retry(dump, read)
+    num_passages = len(layout.docids)
     say(
-        f"build_impacts: {num_passages} passages, {len(plan.vocabulary)} terms, "
-        f"{int(plan.df.sum(dtype=np.int64))} postings read"
+        f"build_impacts: {num_passages} passages, {len(layout.vocabulary)} terms, "
+        f"{int(layout.df.sum(dtype=np.int64))} postings read"
     )
     size = config.passages_per_shard
     ranges = [(start, min(start + size, num_passages)) for start in range(0, num_passages, size)]
-    postings = (run or _one_after_another)(make_shard, plan, out, ranges)
+    postings = (run or _one_after_another)(make_shard, layout, out, ranges)
     shutil.rmtree(dump)
     written = sum(path.stat().st_size for path in out.glob("impacts-*.safetensors"))
     return {
         "passages": num_passages,
-        "terms": len(plan.vocabulary),
+        "terms": len(layout.vocabulary),
         "postings": sum(postings),
         "shards": len(ranges),
         "bytes": written,
@@ -73,40 +74,43 @@ def build_impacts(
     }
 
 
-def build_impacts_on_ray(out: Path, lucene: Path, config: IndexConfig, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The same in a worker process that may have a JVM, its shards in tasks of their own; on nodes with these labels.
+def build_impacts_on_ray(out: Path, lucene: Path, config: IndexConfig, nodes: Nodes) -> dict[str, Any]:
+    """The same in a worker process that may have a JVM, its shards in tasks of their own; on these nodes.
 
     Needs a connection to Ray.
     """
-    asked = dict(labels)
-    read = ray.remote(num_cpus=1, label_selector=asked, runtime_env={"env_vars": jvm.ray_env()})(build_impacts)
-    stats: dict[str, Any] = ray.get(read.remote(out, lucene, config, say, partial(_side_by_side, asked)))
+    run = partial(_side_by_side, dict(nodes.labels))
+    stats: dict[str, Any] = on_node(nodes, build_impacts, out, lucene, config, say, run, env=jvm.ray_env())
     return stats
 
 
 def _side_by_side(
-    labels: dict[str, str], make: Callable[..., int], plan: Plan, out: Path, ranges: Sequence[tuple[int, int]]
+    labels: dict[str, str], make: Callable[..., int], layout: Layout, out: Path, ranges: Sequence[tuple[int, int]]
 ) -> list[int]:
     # So many tasks on a node as its memory holds: 14 bytes a posting, docids and terms beside them.
-    postings = int(plan.df.sum(dtype=np.int64)) // len(ranges)
-    memory = 14 * postings + 150 * len(plan.docids) // len(ranges) + 24 * len(plan.vocabulary)
-    shared, task = ray.put(plan), ray.remote(num_cpus=1, memory=memory, label_selector=labels)(make)
-    made: list[int] = ray.get([task.remote(shared, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)])
-    return made
+    postings = int(layout.df.sum(dtype=np.int64)) // len(ranges)
+    memory = 14 * postings + 150 * len(layout.docids) // len(ranges) + 24 * len(layout.vocabulary)
+    shared, task = ray.put(layout), ray.remote(num_cpus=1, memory=memory, label_selector=labels)(make)
+    postings_of_shards: list[int] = ray.get(
+        [task.remote(shared, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)]
+    )
+    return postings_of_shards
 
 
-def _one_after_another(make: Callable[..., int], plan: Plan, out: Path, ranges: Sequence[tuple[int, int]]) -> list[int]:
-    return [make(plan, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)]
+def _one_after_another(
+    make: Callable[..., int], layout: Layout, out: Path, ranges: Sequence[tuple[int, int]]
+) -> list[int]:
+    return [make(layout, out, i, len(ranges), *bounds) for i, bounds in enumerate(ranges)]
 
 
-def _plan(reader: PostingsReader, dump: Path, language: str) -> Plan:
+def _layout(reader: PostingsReader, dump: Path, language: str) -> Layout:
     docids, documents, contents, lengths = [], [], [], []
     for segment, size in enumerate(reader.segments):
         ids = reader.dump(segment, DOCID, dump)
-        found, df = _terms(ids)
-        if len(found) != size or (df != 1).any():
-            raise InputError(f"the index has {size} passages in a segment, but {len(found)} different docids")
-        docids.append(found)
+        own, df = _terms(ids)
+        if len(own) != size or (df != 1).any():
+            raise InputError(f"the index has {size} passages in a segment, but {len(own)} different docids")
+        docids.append(own)
         documents.append(np.fromfile(ids.postings, np.uint32)[::2])
         contents.append(reader.dump(segment, CONTENTS, dump))
         lengths.append(reader.norms(segment, dump))
@@ -120,21 +124,21 @@ def _plan(reader: PostingsReader, dump: Path, language: str) -> Plan:
     number = np.empty(len(every), np.uint32)
     number[order.to_numpy()] = np.arange(len(every), dtype=np.uint32)
     terms = [_terms(c) for c in contents]
-    vocabulary = pc.unique(pa.concat_arrays([found for found, _ in terms]))
+    vocabulary = pc.unique(pa.concat_arrays([own for own, _ in terms]))
     vocabulary = vocabulary.take(pc.sort_indices(vocabulary))
     df = np.zeros(len(vocabulary), np.uint32)
     segments, start = [], 0
-    for (found, own), ids_of, made, norms in zip(terms, documents, contents, lengths, strict=True):
-        global_terms = pc.index_in(found, value_set=vocabulary).to_numpy().astype(np.uint32)
-        df[global_terms] += own
+    for (own, own_df), ids_of, dumped, norms in zip(terms, documents, contents, lengths, strict=True):
+        global_terms = pc.index_in(own, value_set=vocabulary).to_numpy().astype(np.uint32)
+        df[global_terms] += own_df
         # The segment's n-th docid belongs to its document ids_of[n].
         docs = np.empty(len(ids_of), np.uint32)
         docs[ids_of] = number[start : start + len(ids_of)]
         start += len(ids_of)
-        segments.append(Segment(made.postings, own, global_terms, docs, norms))
+        segments.append(Segment(dumped.postings, own_df, global_terms, docs, norms))
     _check_stop_words(vocabulary, df, len(every), language)
     header = {"scored_passages": reader.scored_passages, "total_terms": reader.total_terms, "analyzer": language}
-    return Plan(tuple(segments), vocabulary, df, every, header)
+    return Layout(tuple(segments), vocabulary, df, every, header)
 
 
 def _check_stop_words(vocabulary: Any, df: npt.NDArray[np.uint32], passages: int, language: str) -> None:

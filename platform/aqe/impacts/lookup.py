@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aqe.compiled import borrowing, compiled, quick
+from aqe.impacts.vectors import add
 from aqe.index.shard import BLOCK, ESCAPE
-from aqe.rank.vectors import add
 
 F32, F64 = np.float32, np.float64
 
@@ -135,15 +135,15 @@ def rare_saturation(p: Postings, term: Any, doc: Any) -> Any:
 def ceiling(p: Postings, term: Any) -> Any:
     """The highest saturation of a term in any passage."""
     if p.ceilings[term] == 0:
-        found, occurs = F32(0), np.zeros(256, np.bool_)
+        highest, occurs = F32(0), np.zeros(256, np.bool_)
         for i in range(np.uint64(p.posting_starts[term]), np.uint64(p.posting_starts[term + 1])):
             occurs[p.codes[i]] = True
         for code in range(256):
             if occurs[code]:
-                found = max(found, p.code_saturation[code])
+                highest = max(highest, p.code_saturation[code])
         i = lower_bound(p.rare_terms, 0, len(p.rare_terms), term)
         while i < len(p.rare_terms) and p.rare_terms[i] == term:
-            found = max(found, p.rare_saturation[i])
+            highest = max(highest, p.rare_saturation[i])
             i += 1
-        p.ceilings[term] = found
+        p.ceilings[term] = highest
     return p.ceilings[term]

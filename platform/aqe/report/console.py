@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from aqe.evaluate.compare import CONTROLS, System, main_model, ordered
-from aqe.evaluate.examples import Example, pick_examples
 from aqe.evaluate.measures import COLUMNS
+from aqe.report.examples import Example, pick_examples
 
 
 def points(value: float, sign: bool = False) -> str:
@@ -41,8 +41,8 @@ def console_table(metrics: Mapping[str, Any]) -> str:
     total, main = metrics["num_queries"], main_model(metrics)
     head = [f"{total} queries", *COLUMNS.values()]
     systems = [
-        [name + ("" if found["num_queries"] == total else "*"), *(with_interval(found[m]) for m in COLUMNS)]
-        for name, found in metrics["systems"].items()
+        [name + ("" if measured["num_queries"] == total else "*"), *(with_interval(measured[m]) for m in COLUMNS)]
+        for name, measured in metrics["systems"].items()
     ]
     differences, notes = [], []
     for control in CONTROLS if main else ():
@@ -58,9 +58,9 @@ def console_table(metrics: Mapping[str, Any]) -> str:
     rule = "-" * max(map(len, lines))
     at = len(systems) + 1
     body = [lines[0], rule, *lines[1:at], *([rule, *lines[at:]] if differences else [])]
-    for name, found in metrics["systems"].items():
-        if found["num_queries"] != total:
-            notes.append(f"* {name}: {found['label']}, covers {found['num_queries']} of the queries only")
+    for name, measured in metrics["systems"].items():
+        if measured["num_queries"] != total:
+            notes.append(f"* {name}: {measured['label']}, covers {measured['num_queries']} of the queries only")
     confidence, resamples = metrics["confidence"], metrics["bootstrap"]
     foot = f"Points (x 100) with {confidence:.0%} intervals, paired bootstrap of {resamples} resamples."
     return "\n".join([*body, rule, *notes, foot])

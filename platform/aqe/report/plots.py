@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from aqe.evaluate.compare import CONTROLS, System, best_model, main_model
-from aqe.evaluate.console import points
 from aqe.evaluate.expansions import words
-from aqe.evaluate.style import BAD, EVEN, FAINT, GOOD, INK, Plot, colour, new, rows, save, styled
+from aqe.report.console import points
+from aqe.report.style import BAD, EVEN, FAINT, GOOD, INK, Plot, colour, new, rows, save, styled
 
 #: Ranks of the plain query that are told apart: found already, nearly, far down.
 BUCKETS = ((1, 1), (2, 5), (6, 20), (21, 100), (101, 1000), (1001, None))
@@ -32,10 +32,10 @@ def forest(metrics: Mapping[str, Any], measure: str = "mrr") -> Figure:
     """A measure of every system with its interval."""
     systems = metrics["systems"]
     figure, axes = new(0.9 + 0.42 * len(systems))
-    for row, (name, found) in enumerate(systems.items()):
-        _row(axes, row, found[measure], colour(name), part=found["num_queries"] != metrics["num_queries"])
-    rows(axes, [found["label"] for found in systems.values()])
-    _value_labels(axes, [points(found[measure]["value"]) for found in systems.values()])
+    for row, (name, measured) in enumerate(systems.items()):
+        _row(axes, row, measured[measure], colour(name), part=measured["num_queries"] != metrics["num_queries"])
+    rows(axes, [measured["label"] for measured in systems.values()])
+    _value_labels(axes, [points(measured[measure]["value"]) for measured in systems.values()])
     axes.set_xlabel("MRR, points")
     return figure
 
@@ -43,15 +43,15 @@ def forest(metrics: Mapping[str, Any], measure: str = "mrr") -> Figure:
 def differences(metrics: Mapping[str, Any], main: str, measure: str = "mrr") -> Figure | None:
     """The main model minus each control, with a line at zero."""
     pairs = [(c, metrics["differences"].get(f"{main}_vs_{c}")) for c in CONTROLS]
-    there = [(c, found[measure]) for c, found in pairs if found]
+    there = [(c, difference[measure]) for c, difference in pairs if difference]
     if not there:
         return None
     figure, axes = new(0.95 + 0.45 * len(there))
-    for row, (_, found) in enumerate(there):
-        _row(axes, row, found, GOOD if found["low"] > 0 else BAD if found["high"] < 0 else FAINT)
+    for row, (_, difference) in enumerate(there):
+        _row(axes, row, difference, GOOD if difference["low"] > 0 else BAD if difference["high"] < 0 else FAINT)
     axes.axvline(0, color=INK, lw=1.2, zorder=1)
     rows(axes, [f"− {metrics['systems'][control]['label']}" for control, _ in there])
-    _value_labels(axes, [points(found["value"], sign=True) for _, found in there])
+    _value_labels(axes, [points(difference["value"], sign=True) for _, difference in there])
     axes.set_xlabel("difference in MRR, points")
     return figure
 
@@ -118,7 +118,7 @@ def by_bucket(before: System, after: System, total: int) -> Figure:
     return figure
 
 
-def duration(seconds: float) -> str:
+def took(seconds: float) -> str:
     """`48 s`, `12.3 min`, `2.1 h`."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -134,7 +134,7 @@ def stage_cost(stages: Sequence[Mapping[str, Any]]) -> Figure:
     )
     axes.barh(range(len(stages)), [s / unit for s in seconds], color=GOOD, height=0.62)
     rows(axes, [str(s["stage"]) for s in stages])
-    _value_labels(axes, [duration(s) for s in seconds])
+    _value_labels(axes, [took(s) for s in seconds])
     axes.set_xlabel(f"wall-clock {name}")
     return figure
 
@@ -168,7 +168,7 @@ def make_plots(
     by_name = {s.name: s for s in systems}
     share = f"{metrics['confidence']:.0%}"
     with styled():
-        made: list[tuple[Figure | None, str, str, str]] = [
+        drawn: list[tuple[Figure | None, str, str, str]] = [
             (
                 forest(metrics),
                 "mrr",
@@ -186,12 +186,12 @@ def make_plots(
         if main:
             label = metrics["systems"][main]["label"]
             caption = f"Paired, with {share} intervals; grey where the interval holds zero."
-            made.append((differences(metrics, main), "differences", f"{label} minus each control", caption))
+            drawn.append((differences(metrics, main), "differences", f"{label} minus each control", caption))
         if best and "bm25" in by_name:
             label = by_name[best].label
             title = f"Where {label} helps and where it hurts"
             caption = "Queries whose passage moves up, stays and moves down, by the rank that BM25 alone gives it."
-            made.append((by_bucket(by_name["bm25"], by_name[best], total), "buckets", title, caption))
+            drawn.append((by_bucket(by_name["bm25"], by_name[best], total), "buckets", title, caption))
         if stages:
-            made.append((stage_cost(stages), "stages", "Cost of the stages", "Wall-clock time."))
-        return {name: save(figure, out, name, title, text) for figure, name, title, text in made if figure}
+            drawn.append((stage_cost(stages), "stages", "Cost of the stages", "Wall-clock time."))
+        return {name: save(figure, out, name, title, text) for figure, name, title, text in drawn if figure}

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+#: Passages of a result list that are kept.
+DEPTH = 100
 
 
 class GoldRank(NamedTuple):
@@ -19,8 +21,7 @@ class GoldRank(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """One passage of a result list."""
 
     docid: str

@@ -13,15 +13,15 @@ import numpy.typing as npt
 
 from aqe.config.data import IndexConfig
 from aqe.errors import ArtifactError, InputError
+from aqe.impacts.scorer import Scorer, ShardScorer
+from aqe.impacts.terms import TermCounts, count_terms
 from aqe.index.analysis import Analyze, query_analyzer
 from aqe.index.shard import Shard, open_shards
-from aqe.rank.impacts import Scorer, ShardScorer
-from aqe.rank.ranker import GoldRank, Hit
-from aqe.rank.terms import TermCounts, count_terms
+from aqe.ranker import GoldRank, Hit
 
 
 class GoldRanker:
-    """Implements `aqe.rank.ranker.Ranker` on the parts of a corpus, whose counts add up."""
+    """Implements `aqe.ranker.Ranker` on the parts of a corpus, whose counts add up."""
 
     name = "impacts"
 
@@ -35,8 +35,8 @@ class GoldRanker:
         different = asked.counts.shape[1]
         scores = np.full((different, len(docids)), np.nan, np.float32)
         for part in self._parts:
-            found = part.scores(asked, docids)
-            scores = np.where(np.isnan(scores), found, scores)
+            of_part = part.scores(asked, docids)
+            scores = np.where(np.isnan(scores), of_part, scores)
         if np.isnan(scores).any():
             missing = docids[int(np.isnan(scores).any(axis=0).argmax())]
             raise InputError(

@@ -1,7 +1,12 @@
-"""Query and expansion become the one query that is searched: in the reward, in evaluation and in serving."""
+"""From what a model wrote to the one query that is searched: in the reward, in evaluation and in serving."""
 
 #: What may stand around a word. `+` and `#` are not in it: C++ and C# are words of their own.
 _AROUND = " ,.;:!?\"'()[]{}<>/\\|-–—…*_~`“”‘’«»"
+
+
+def clean(raw: str) -> str:
+    """One line, without the blanks around it and in runs: what is appended to the query. May be empty."""
+    return " ".join(raw.split())
 
 
 def compose(query: str, expansion: str, query_weight: int = 1, distinct: bool = False) -> str:

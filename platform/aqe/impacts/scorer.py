@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aqe.compiled import quick
+from aqe.impacts import kernel, lookup
+from aqe.impacts.bm25 import F32, Collection, idf, inverse_norms, saturation
+from aqe.impacts.bounds import Texts, slack
+from aqe.impacts.terms import TermCounts
 from aqe.index.shard import Shard, text_column
-from aqe.rank import kernel, lookup
-from aqe.rank.bm25 import F32, Collection, idf, inverse_norms, saturation
-from aqe.rank.plan import Texts, slack
-from aqe.rank.ranker import Hit
-from aqe.rank.terms import TermCounts
+from aqe.ranker import Hit
 
 #: Texts of one counting pass, at most: all the candidates of a query.
 TEXTS = 128
@@ -101,25 +101,25 @@ class ShardScorer:
     def scores(self, asked: TermCounts, docids: Sequence[str]) -> npt.NDArray[np.float32]:
         places = [self._place(docid) for docid in docids]
         here = [i for i, docid in enumerate(docids) if self._has(docid, places[i])]
-        found = np.full((asked.counts.shape[1], len(docids)), np.nan, F32)
+        scores = np.full((asked.counts.shape[1], len(docids)), np.nan, F32)
         if here:
-            out = np.zeros((len(found), len(here)), F32)
+            out = np.zeros((len(scores), len(here)), F32)
             terms, weights = self.weights(asked)
             lookup.score(self._postings, terms, weights, np.array([places[i] for i in here], np.int64), out)
-            found[:, here] = out
-        return found
+            scores[:, here] = out
+        return scores
 
     def counts(self, asked: TermCounts, golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
         terms, weights = self.weights(asked)
         places = {docid: self._place(docid) for docid in {docid for _, docid in golds}}
         scores = np.array([score for score, _ in golds], F32)
         before = np.array([places[docid] for _, docid in golds], np.int64)
-        found = np.zeros(len(golds), np.int64)
+        before_gold = np.zeros(len(golds), np.int64)
         for start in range(0, len(golds), TEXTS):
             part = slice(start, start + TEXTS)
             texts = Texts(terms, np.ascontiguousarray(weights[:, part]), scores[part], before[part])
-            found[part] = kernel.count(self._postings, texts, self.num_passages, self._scratch(len(terms)))
-        return found
+            before_gold[part] = kernel.count(self._postings, texts, self.num_passages, self._scratch(len(terms)))
+        return before_gold
 
     def _scratch(self, terms: int) -> kernel.Scratch:
         scratch: kernel.Scratch | None = getattr(self._local, "scratch", None)

@@ -17,13 +17,13 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from aqe.artifact import write_parquet, write_text
+from aqe.compose import compose
 from aqe.evaluate.compare import System, main_model, ordered
-from aqe.evaluate.console import p_text, points
-from aqe.evaluate.examples import pick_examples
 from aqe.evaluate.measures import COLUMNS, per_query
-from aqe.evaluate.plots import duration, make_plots
-from aqe.evaluate.style import colour
-from aqe.expand.compose import compose
+from aqe.report.console import p_text, points
+from aqe.report.examples import pick_examples
+from aqe.report.plots import make_plots, took
+from aqe.report.style import colour
 from aqe.storage import put
 
 
@@ -90,9 +90,9 @@ def markdown(text: Any) -> str:
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", plain)
 
 
-def verdict(found: Mapping[str, float]) -> str:
+def verdict(difference: Mapping[str, float]) -> str:
     """What the interval of a difference says: better, worse, or not told apart."""
-    return "better" if found["low"] > 0 else "worse" if found["high"] < 0 else "not told apart"
+    return "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "not told apart"
 
 
 def headlines(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -106,12 +106,12 @@ def headlines(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             kind = "main" if name == main else ""
             tiles.append({"label": systems[name]["label"], "value": points(top["value"]), "note": span, "kind": kind})
     for control in ("bm25", "zero_shot_best"):
-        if found := metrics["differences"].get(f"{main}_vs_{control}", {}).get("mrr"):
-            word = verdict(found)
-            span = f"MRR, {points(found['low'], True)} to {points(found['high'], True)}: {word}"
+        if difference := metrics["differences"].get(f"{main}_vs_{control}", {}).get("mrr"):
+            word = verdict(difference)
+            span = f"MRR, {points(difference['low'], True)} to {points(difference['high'], True)}: {word}"
             label = f"{systems[main]['label']} − {systems[control]['label']}"
             kind = {"better": "good", "worse": "bad"}.get(word, "")
-            tiles.append({"label": label, "value": points(found["value"], True), "note": span, "kind": kind})
+            tiles.append({"label": label, "value": points(difference["value"], True), "note": span, "kind": kind})
     return tiles
 
 
@@ -159,7 +159,7 @@ def _environment() -> jinja2.Environment:
         "points": points,
         "percent": percent,
         "number": number,
-        "duration": duration,
+        "took": took,
         "md": markdown,
         "svg": Markup,
     }
@@ -169,14 +169,14 @@ def _environment() -> jinja2.Environment:
 
 def _curves(out: Path, curves: Sequence[tuple[Path, str]]) -> list[dict[str, str]]:
     """Copy the PNG files beside the other plots, and hold each as a data address for the page."""
-    found = []
+    plots = []
     for at, (path, caption) in enumerate(curves, start=1):
         png = Path("plots") / f"curve_{at}_{re.sub(r'[^A-Za-z0-9_.-]', '_', path.name)}"
         content = path.read_bytes()
         put(out / png, partial(Path.write_bytes, data=content))
         data = base64.b64encode(content).decode()
-        found.append({"png": str(png), "caption": caption, "data": f"data:image/png;base64,{data}"})
-    return found
+        plots.append({"png": str(png), "caption": caption, "data": f"data:image/png;base64,{data}"})
+    return plots
 
 
 def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) -> None:
@@ -191,6 +191,7 @@ def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) 
     shown = {
         "context": context,
         "metrics": metrics,
+        "main": main_model(metrics),
         "columns": COLUMNS,
         "best": best_values(metrics),
         "tiles": headlines(metrics),

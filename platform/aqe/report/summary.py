@@ -1,4 +1,4 @@
-"""The short table of a README, from a report's metrics.json: `python -m aqe.evaluate.summary README.md metrics.json`.
+"""The short table of a README, from a report's metrics.json: `python -m aqe.report.summary README.md metrics.json`.
 
 Written between the lines `<!-- results -->` and `<!-- end of results -->`, so that no number is copied by hand.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 from aqe.artifact import write_text
 from aqe.evaluate.compare import CONTROLS, main_model
-from aqe.evaluate.console import points
 from aqe.evaluate.measures import COLUMNS
+from aqe.report.console import points
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
@@ -27,12 +27,14 @@ def summary(metrics: Mapping[str, Any]) -> str:
         "| |" + "".join(f" {name} |" for name in COLUMNS.values()) + " empty |",
         "|---|" + "---:|" * (len(COLUMNS) + 1),
     ]
-    for name, found in systems.items():
+    for name, system in systems.items():
         label = (
-            found["label"] if found["num_queries"] == total else f"{found['label']}, {found['num_queries']:,} queries"
+            system["label"]
+            if system["num_queries"] == total
+            else f"{system['label']}, {system['num_queries']:,} queries"
         )
-        values = [_value(found[m], interval=m == "mrr") for m in COLUMNS]
-        empty = "" if found["empty_share"] is None else f"{found['empty_share']:.1%}"
+        values = [_value(system[m], interval=m == "mrr") for m in COLUMNS]
+        empty = "" if system["empty_share"] is None else f"{system['empty_share']:.1%}"
         lines.append(f"| {f'**{label}**' if name == main else label} | " + " | ".join([*values, empty]) + " |")
     pairs = [c for c in CONTROLS if f"{main}_vs_{c}" in metrics["differences"]]
     if main is None or not pairs:
@@ -46,8 +48,11 @@ def summary(metrics: Mapping[str, Any]) -> str:
         "|---|" + "---:|" * (len(measures) + 1),
     ]
     for control in pairs:
-        found, seen = metrics["differences"][f"{main}_vs_{control}"], metrics["comparisons"][f"{main}_vs_{control}"]
-        values = [_value(found[m], interval=True, sign=True) for m in measures]
+        difference, seen = (
+            metrics["differences"][f"{main}_vs_{control}"],
+            metrics["comparisons"][f"{main}_vs_{control}"],
+        )
+        values = [_value(difference[m], interval=True, sign=True) for m in measures]
         counts = f"{seen['wins']} / {seen['losses']} / {seen['ties']}"
         lines.append(f"| {systems[control]['label']} | " + " | ".join([*values, counts]) + " |")
     if gain := metrics["relative_gains"].get(f"{main}_vs_zero_shot", {}).get("top_1"):
@@ -56,8 +61,8 @@ def summary(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _value(found: Mapping[str, float], interval: bool, sign: bool = False) -> str:
-    value, low, high = (points(found[key], sign) for key in ("value", "low", "high"))
+def _value(measured: Mapping[str, float], interval: bool, sign: bool = False) -> str:
+    value, low, high = (points(measured[key], sign) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]" if interval else value
 
 

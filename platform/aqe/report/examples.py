@@ -11,7 +11,7 @@ from aqe.evaluate.compare import System, best_model
 
 
 @dataclass(frozen=True)
-class Row:
+class OfSystem:
     """What one system made of the query: `expansion` None = it makes none; `rank` None = query not covered."""
 
     system: str
@@ -28,7 +28,7 @@ class Example:
     query: str
     before: int
     after: int
-    rows: list[Row]
+    rows: list[OfSystem]
     title: str = ""
     """Title and text of the relevant passage, where they are known."""
     text: str = ""
@@ -83,7 +83,7 @@ def pick_examples(
     columns = {name: queries[name].to_pylist() for name in ("qid", "text", "positives")}
 
     def example(i: int) -> Example:
-        rows = [Row(s.name, s.label, int(r[i]) or None, e[i]) for s, r, e in covered if r[i]]
+        rows = [OfSystem(s.name, s.label, int(r[i]) or None, e[i]) for s, r, e in covered if r[i]]
         positives = columns["positives"][i] or []
         title, text = next(((docs or {})[d] for d in positives if d in (docs or {})), ("", ""))
         return Example(columns["qid"][i], columns["text"][i], int(before[i]), int(after[i]), rows, title, text)

@@ -13,17 +13,15 @@ import numpy.typing as npt
 import ray
 
 from aqe.config.data import IndexConfig
+from aqe.impacts.gold import check_analyzer
+from aqe.impacts.scorer import ShardScorer
+from aqe.impacts.terms import TermCounts
 from aqe.index.shard import open_shard, shard_paths
-from aqe.rank.gold import check_analyzer
-from aqe.rank.impacts import ShardScorer
-from aqe.rank.ranker import Hit
-from aqe.rank.terms import TermCounts
+from aqe.ranker import Hit
 
 
 def spread_shards(directory: Path, config: IndexConfig, labels: Mapping[str, str]) -> "SpreadScorer":
-    """One actor a shard of `directory`, on nodes with these labels.
-
-    They live as long as the returned object, or a copy of it, does.
+    """One actor a shard of `directory`, on nodes with these labels; they live as long as the returned object or a copy.
 
     They take no core of their own: whoever asks holds one and waits.
     """
@@ -49,15 +47,17 @@ class _Shard(ShardScorer):
 
 
 class SpreadScorer:
-    """All shards as one `aqe.rank.impacts.Scorer`: asked at once, added up."""
+    """All shards as one `aqe.impacts.scorer.Scorer`: asked at once, added up."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self.actors = actors
 
     def scores(self, asked: TermCounts, docids: Sequence[str]) -> npt.NDArray[np.float32]:
-        found: list[npt.NDArray[np.float32]] = ray.get([shard.scores.remote(asked, docids) for shard in self.actors])
+        of_shards: list[npt.NDArray[np.float32]] = ray.get(
+            [shard.scores.remote(asked, docids) for shard in self.actors]
+        )
         # A passage lies in one shard; the others do not know it (NaN).
-        best: npt.NDArray[np.float32] = np.fmax.reduce(found)
+        best: npt.NDArray[np.float32] = np.fmax.reduce(of_shards)
         return best
 
     def counts(self, asked: TermCounts, golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
@@ -67,4 +67,6 @@ class SpreadScorer:
 
     def search(self, asked: TermCounts, k: int) -> list[Hit]:
         hits = ray.get([shard.search.remote(asked, k) for shard in self.actors])
-        return sorted((hit for found in hits for hit in found), key=lambda hit: (-hit.score, hit.docid.encode()))[:k]
+        return sorted((hit for of_shard in hits for hit in of_shard), key=lambda hit: (-hit.score, hit.docid.encode()))[
+            :k
+        ]

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aqe.compiled import borrowing, compiled
+from aqe.impacts.bounds import TINY, Bounds, Texts, bounds
+from aqe.impacts.lookup import Postings, code_in, in_run, lower_bound, rare_saturation, term_score
+from aqe.impacts.vectors import ALIGN, WIDE, add, at_least, clear, highest, ones, prefetch
 from aqe.index.shard import BLOCK, ESCAPE
-from aqe.rank.lookup import Postings, code_in, in_run, lower_bound, rare_saturation, term_score
-from aqe.rank.plan import TINY, Plan, Texts, plan
-from aqe.rank.vectors import ALIGN, WIDE, add, at_least, clear, highest, ones, prefetch
 
 F32, F64 = np.float32, np.float64
 #: So many passages of a block are looked up one by one; for more, adding another list costs less.
@@ -132,7 +132,7 @@ def _scan(base: Any, own: Any, reach: Any, high: Any, limit: Any, rows: Any, sum
 
     And how many are higher.
     """
-    found = above = 0
+    num_rows = above = 0
     for v in range(vectors):
         mask = at_least(base, own, v * WIDE, reach)
         if mask:
@@ -142,13 +142,13 @@ def _scan(base: Any, own: Any, reach: Any, high: Any, limit: Any, rows: Any, sum
             i = v * WIDE
             while mask:
                 if mask & 1:
-                    if found == limit:
+                    if num_rows == limit:
                         return -1, 0
-                    rows[found], sums[found] = i, base[i] + own[i]
-                    found += 1
+                    rows[num_rows], sums[num_rows] = i, base[i] + own[i]
+                    num_rows += 1
                 mask >>= 1
                 i += 1
-    return found, above
+    return num_rows, above
 
 
 @borrowing
@@ -157,39 +157,39 @@ def _reaching(p: Postings, t: Any, weight: Any, reach: Any, s: Any) -> Any:
 
     Returns how many, or -1 when they are more than FEW. They are taken out of `own`, not to be found again.
     """
-    found = 0
+    num_rows = 0
     for i in range(np.uint64(s.begin[t]), np.uint64(s.end[t])):
         doc = p.docs[i]
         value = s.base[doc] + s.own[doc] + weight * p.code_saturation[p.codes[i]]
         if value >= reach:
-            if found == FEW:
+            if num_rows == FEW:
                 return -1
-            s.rows[found], s.sums[found] = doc, value
+            s.rows[num_rows], s.sums[num_rows] = doc, value
             s.own[doc] = 0
-            found += 1
+            num_rows += 1
     s.added[0] += s.end[t] - s.begin[t]
     prefetch(p.docs, s.end[t], s.next_end[t])
     prefetch(p.codes, s.end[t], s.next_end[t])
-    return found
+    return num_rows
 
 
 @borrowing
-def _taken_back(p: Postings, t: Any, reach: Any, found: Any, s: Any) -> Any:
-    """Take a term's postings out of `own`; what had reached as far is added to the places found, as in _reaching."""
+def _taken_back(p: Postings, t: Any, reach: Any, num_rows: Any, s: Any) -> Any:
+    """Take a term's postings out of `own`; what had reached as far is added to `rows`, as in _reaching."""
     for i in range(np.uint64(s.begin[t]), np.uint64(s.end[t])):
         doc = p.docs[i]
         value = s.base[doc] + s.own[doc]
         s.own[doc] = 0
         if value >= reach:
-            if found == FEW:
+            if num_rows == FEW:
                 return -1
-            s.rows[found], s.sums[found] = doc, value
-            found += 1
-    return found
+            s.rows[num_rows], s.sums[num_rows] = doc, value
+            num_rows += 1
+    return num_rows
 
 
 @borrowing
-def _touched(p: Postings, m: Plan, begin: Any, split: Any, first: Any, reach: Any, s: Any) -> Any:
+def _touched(p: Postings, m: Bounds, begin: Any, split: Any, first: Any, reach: Any, s: Any) -> Any:
     """Where `base` does not reach as far, only passages with a posting of the own terms from begin to split can.
 
     Places and values of those that do; returns how many, or -1 when they are more than FEW. `own` is left as 0.
@@ -199,17 +199,17 @@ def _touched(p: Postings, m: Plan, begin: Any, split: Any, first: Any, reach: An
     written = split - 1 if s.rare[last] == s.rare_end[last] else split
     for k in range(begin, written):
         _add_term(p, m.own_terms[k], m.own_weights[k], first, s, s.own)
-    found = _reaching(p, last, m.own_weights[written], reach, s) if written < split else 0
+    num_rows = _reaching(p, last, m.own_weights[written], reach, s) if written < split else 0
     for k in range(begin, written):
-        if found >= 0:
-            found = _taken_back(p, m.own_terms[k], reach, found, s)
-    if found < 0:
+        if num_rows >= 0:
+            num_rows = _taken_back(p, m.own_terms[k], reach, num_rows, s)
+    if num_rows < 0:
         clear(s.own, BLOCK)
-    return found
+    return num_rows
 
 
 @borrowing
-def _split(m: Plan, text: Any, top: Any, s: Any) -> Any:
+def _split(m: Bounds, text: Any, top: Any, s: Any) -> Any:
     """First of a text's own terms that need only be looked up in a block, and what these can bring together.
 
     Without those before it no passage reaches the gold score; or they are the short ones, where `base` reaches it.
@@ -227,12 +227,14 @@ def _split(m: Plan, text: Any, top: Any, s: Any) -> Any:
 
 
 @borrowing
-def _look_up(p: Postings, q: Texts, m: Plan, text: Any, first: Any, found: Any, split: Any, far: Any, s: Any) -> Any:
-    """Count the passages found in a block, each looked up in the lists from `split` on as long as that can decide.
+def _look_up(
+    p: Postings, q: Texts, m: Bounds, text: Any, first: Any, num_rows: Any, split: Any, far: Any, s: Any
+) -> Any:
+    """Count the passages in `rows`, each looked up in the lists from `split` on as long as that can decide.
 
     `far`: what these lists can bring together.
     """
-    for i in range(found):
+    for i in range(num_rows):
         total, left = F64(s.sums[i]), F64(far)
         for k in range(split, m.own_starts[text + 1]):
             if total + left < m.bar[text] or total >= m.high[text]:
@@ -264,7 +266,7 @@ def _start(p: Postings, q: Texts, s: Any) -> Any:
 
 
 @borrowing
-def _count(p: Postings, q: Texts, m: Plan, num_docs: Any, s: Any) -> Any:
+def _count(p: Postings, q: Texts, m: Bounds, num_docs: Any, s: Any) -> Any:
     """Count for each text what stands before its gold passage."""
     terms, texts = q.weights.shape
     _start(p, q, s)
@@ -291,16 +293,16 @@ def _count(p: Postings, q: Texts, m: Plan, num_docs: Any, s: Any) -> Any:
             if top < m.bar[text] - far:
                 if split == begin:
                     continue
-                found = _touched(p, m, begin, split, first, m.bar[text] - far, s)
-                if found >= 0:
-                    _look_up(p, q, m, text, first, found, split, far, s)
+                num_rows = _touched(p, m, begin, split, first, m.bar[text] - far, s)
+                if num_rows >= 0:
+                    _look_up(p, q, m, text, first, num_rows, split, far, s)
                     continue
             for k in range(begin, split):
                 _add_term(p, m.own_terms[k], m.own_weights[k], first, s, s.own)
             while True:
                 limit = FEW if split < end else BLOCK
-                found, above = _scan(s.base, s.own, m.bar[text] - far, m.high[text], limit, s.rows, s.sums, vectors)
-                if found >= 0:
+                num_rows, above = _scan(s.base, s.own, m.bar[text] - far, m.high[text], limit, s.rows, s.sums, vectors)
+                if num_rows >= 0:
                     break
                 # Too many for a look-up: one list more is added.
                 _add_term(p, m.own_terms[split], m.own_weights[split], first, s, s.own)
@@ -309,12 +311,12 @@ def _count(p: Postings, q: Texts, m: Plan, num_docs: Any, s: Any) -> Any:
                 split += 1
             clear(s.own, BLOCK)
             s.above[text] += above
-            _look_up(p, q, m, text, first, found, split, far, s)
+            _look_up(p, q, m, text, first, num_rows, split, far, s)
 
 
 @compiled
 def count(p: Postings, q: Texts, num_docs: Any, s: Any) -> Any:
     """For each text, how many passages stand before its gold passage: (L,)."""
-    _count(p, q, plan(p, q, num_docs // LONG), num_docs, s)
+    _count(p, q, bounds(p, q, num_docs // LONG), num_docs, s)
     texts = len(q.scores)
     return s.above[:texts] + s.before[:texts]

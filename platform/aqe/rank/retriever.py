@@ -1,0 +1,73 @@
+"""What ranks and searches: an index, BM25's settings, and the engine that reads it in a pool's actors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aqe.artifact import Artifact
+from aqe.config.data import IndexConfig
+from aqe.config.rank import RankConfig
+from aqe.index import jvm
+from aqe.index.analysis import PACKAGES, needs_java, query_analyzer
+from aqe.nodes import Nodes
+from aqe.ranker import Ranker
+from aqe.units import Pool
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """One way to search a corpus: the same for candidates, for evaluation, and for what is served."""
+
+    index: Artifact
+    """Of impact_index, or of lucene_index for `rank.engine: lucene`."""
+    config: RankConfig
+    bm25: IndexConfig
+
+    def settings(self, *composing: str) -> dict[str, Any]:
+        """What decides a result, for a fingerprint: how queries are composed, the keys `composing` too, and BM25."""
+        names = {"engine", "query_weight", "distinct_words", *composing}
+        return {**self.config.model_dump(include=names), **self.bm25.model_dump(include={"k1", "b"})}
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Those whose version changes a query's terms; Lucene's own are named by the index."""
+        return PACKAGES if self.config.engine == "impacts" and not needs_java(self.bm25.language) else ()
+
+    def pool(self, nodes: Nodes) -> Pool:
+        """One actor a CPU core, with what a JVM needs inside Ray where the engine or the language wants one."""
+        java = self.config.engine == "lucene" or needs_java(self.bm25.language)
+        workers = self.config.workers or sum(nodes.cpus)
+        return Pool(workers, num_cpus=0.9, env=jvm.ray_env() if java else {}, labels=nodes.labels)
+
+    def source(self, labels: Mapping[str, str]) -> "RankerSource":
+        """What a pool's actors open. With `rank.spread_shards` the shards' actors start here, on labelled nodes."""
+        if self.config.engine == "impacts" and self.config.spread_shards:
+            from aqe.impacts.spread import spread_shards
+
+            return RankerSource(
+                self.config, self.index.path, self.bm25, spread_shards(self.index.path, self.bm25, labels)
+            )
+        return RankerSource(self.config, self.index.path, self.bm25)
+
+
+@dataclass(frozen=True)
+class RankerSource:
+    """Where an actor's ranker comes from: files of an index, or shards spread over nodes."""
+
+    config: RankConfig
+    index: Path
+    bm25: IndexConfig
+    shards: Any = None
+
+    def open(self) -> Ranker:
+        """The engine that `rank.engine` names."""
+        if self.config.engine == "lucene":
+            from aqe.rank.lucene import LuceneRanker
+
+            return LuceneRanker(self.index / "lucene", self.bm25)
+        from aqe.impacts.gold import GoldRanker, open_gold_ranker
+
+        if self.shards is not None:
+            return GoldRanker([self.shards], query_analyzer(self.bm25.language, self.bm25.jvm_heap))
+        return open_gold_ranker(self.index, self.bm25)

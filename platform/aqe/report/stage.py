@@ -1,0 +1,182 @@
+"""The stage that reports: what the searches found, compared, on a page, in files, and in the terminal."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from aqe.align.curves import plot_curves
+from aqe.artifact import Artifact, digest, parquet_files, read_parquet, write_text
+from aqe.config.pipeline import PriceConfig
+from aqe.evaluate.compare import System, evaluate
+from aqe.evaluate.evidence import Evidence
+from aqe.evaluate.runs import write_qrels, write_run
+from aqe.evaluate.systems import hits, systems
+from aqe.observe.cost import money
+from aqe.report.console import console_examples, console_table
+from aqe.report.page import ReportContext, write_report
+from aqe.run import Run
+from aqe.storage import put
+
+
+def report(run: Run, evidence: Evidence) -> Artifact:
+    """metrics.json, per_query.parquet, report.html, report.md, plots/, runs/*.trec, summary.txt.
+
+    `report` in the run's directory names the newest one.
+    """
+    config = evidence.origin.config
+    choices = {name: choice.as_dict() for name, choice in evidence.choices.items()}
+
+    def build(out: Path) -> dict[str, Any]:
+        queries = read_parquet(evidence.reported.path / "queries.parquet")
+        qrels = read_parquet(evidence.reported.path / "qrels.parquet")
+        compared = systems(evidence, queries, qrels)
+        metrics = evaluate(queries, compared, config.evaluate) | {"chosen_on_dev": choices}
+        _write_runs(out, evidence.searched, qrels)
+        write_report(out, metrics, _context(evidence, queries, compared, out))
+        table = console_table(metrics)
+        examples = console_examples(queries, compared, metrics)
+        write_text(f"{table}\n\n{examples}\n", out / "summary.txt")
+        return {"queries": queries.num_rows, "systems": len(compared)}
+
+    artifact = run.make(
+        "report",
+        config={
+            **config.evaluate.model_dump(mode="json"),
+            "run": config.name,
+            "price_per_hour": config.price_per_hour.model_dump(),
+        },
+        inputs={
+            **evidence.searched,
+            "choices": digest(choices),
+            "models": digest([evidence.models[name].fingerprint for name in config.models]),
+        },
+        packages=("numpy", "ir-measures"),
+        build=build,
+    )
+    put(run.root / "report", lambda link: link.symlink_to(artifact.path.name))
+    return artifact
+
+
+def metrics_of(artifact: Artifact) -> dict[str, Any]:
+    """metrics.json of a report."""
+    metrics: dict[str, Any] = json.loads((artifact.path / "metrics.json").read_text())
+    return metrics
+
+
+def _write_runs(out: Path, searched: Mapping[str, Artifact], qrels: pa.Table) -> None:
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    write_qrels(out / "runs" / "qrels.txt", qrels)
+    for name, artifact in searched.items():
+        write_run(out / "runs" / f"{name}.trec", hits(artifact.read()), name)
+
+
+def _context(evidence: Evidence, queries: pa.Table, compared: list[System], out: Path) -> ReportContext:
+    origin, config = evidence.origin, evidence.origin.config
+    samples = origin.samples.stats
+    curves = out / "curves.png"
+    plot_curves(curves, {name: read_parquet(m.path / "curves.parquet") for name, m in evidence.models.items()})
+    total = max(samples["candidates"], 1)
+    before = _stages(evidence)
+    expanded = [expansions for name in config.models if (expansions := evidence.expansions[name]) is not None]
+    return ReportContext(
+        title=f"Aligned query expansion: {config.name}",
+        subtitle=f"{origin.base.source}, {queries.num_rows:,} {config.evaluate.split} queries, "
+        f"{origin.index.stats['passages']:,} passages",
+        queries=queries,
+        systems=compared,
+        query_weight=config.rank.query_weight,
+        distinct_words=config.rank.distinct_words,
+        examples=config.evaluate.examples,
+        settings=config.model_dump(mode="json", exclude_defaults=True, exclude={"runs_dir", "name"}),
+        stages=[_stage_row(artifact, config.price_per_hour) for artifact in [*before, *expanded]],
+        curves=[(curves, "Training curves of each stage, by the model that it ends in")],
+        sampling={
+            "candidates": samples["candidates"],
+            "truncated at the token limit": f"{samples['truncated'] / total:.1%}",
+            "empty": f"{samples['empty'] / total:.1%}",
+            "said before by another candidate of the query": f"{samples['duplicate'] / total:.1%}",
+            "tokens": samples["tokens"],
+            "engine": samples["engine"],
+            "chosen on dev": {name: choice.as_dict() for name, choice in evidence.choices.items()},
+        },
+        preferences=_preferences(origin.preferences),
+        alignment={name: _training(model) for name, model in evidence.models.items()},
+        dead_letters={artifact.stage: _dead(artifact) for artifact in before},
+        paths={name: str(evidence.models[name].path / "model") for name in config.models},
+        next_steps=next_steps(evidence),
+        docs=_passages(origin.corpus, queries),
+    )
+
+
+def _stages(evidence: Evidence) -> list[Artifact]:
+    """What the run's numbers come from, in the order of the loop."""
+    origin = evidence.origin
+    first = [origin.corpus, origin.queries, origin.index, *evidence.judged.values()]
+    return [*first, origin.samples, origin.ranks, origin.preferences, *evidence.models.values()]
+
+
+def _preferences(preferences: Artifact) -> dict[str, Any]:
+    cost = ("busy_seconds", "wall_seconds", "cpu_hours", "gpu_hours", "workers", "queries_per_unit", "dead")
+    return {name: value for name, value in preferences.stats.items() if name not in cost}
+
+
+def _dead(artifact: Artifact) -> int:
+    """Rows of a stage that could not be processed, whatever the stage calls them."""
+    return sum(int(artifact.stats.get(name, 0)) for name in ("dead", "dead_rows", "unknown_positives"))
+
+
+def _training(model: Artifact) -> dict[str, Any]:
+    """Of a model's last stage: how far it moved. KL (nats a token) is exact over the vocabulary, on chosen texts."""
+    shown = ("rows", "steps", "first_loss", "last_loss", "last_reward_margin", "last_reward_accuracy", "kl_per_token")
+    moved = ("logp_change", "logp_change_chosen", "logp_change_rejected", "tokens_per_second")
+    return {key: model.stats[key] for key in (*shown, *moved) if key in model.stats}
+
+
+def _stage_row(artifact: Artifact, price: PriceConfig) -> dict[str, Any]:
+    stats = artifact.stats
+    counts = {
+        k: stats[k]
+        for k in ("passages", "judged", "candidates", "ranks", "rsft_rows", "dpo_pairs", "rows", "steps")
+        if k in stats
+    }
+    rates = {k.replace("_per_second", "/s"): v for k, v in stats.items() if k.endswith("_per_second")}
+    rates |= {"CPU hours": stats["cpu_hours"], "GPU hours": stats["gpu_hours"]}
+    if (cost := money(stats, price)) is not None:
+        rates["cost"] = cost
+    return {"stage": artifact.stage, "seconds": stats["wall_seconds"], "counts": counts, "rates": rates}
+
+
+def _passages(corpus: Artifact, queries: pa.Table) -> dict[str, tuple[str, str]]:
+    """Title and text of the passages that queries name as relevant."""
+    wanted = pc.unique(pc.list_flatten(queries["positives"]))
+    files = [str(file) for file in parquet_files(corpus.path)]
+    data = pads.dataset(files, format="parquet").to_table(filter=pc.field("docid").isin(wanted))
+    columns = (data[name].to_pylist() for name in ("docid", "title", "text"))
+    return {docid: (title, text) for docid, title, text in zip(*columns, strict=True)}
+
+
+def closing(run: Run, evidence: Evidence, artifact: Artifact) -> str:
+    """What the terminal shows at the end: the table, some examples, where the report lies, what to do next."""
+    where = run.root / "report"
+    steps = "\n".join(f"  * {step}" for step in next_steps(evidence))
+    summary = (artifact.path / "summary.txt").read_text()
+    return f"\n{summary}\nReport: {where / 'report.html'}\n        {where / 'report.md'}\n\nNext:\n{steps}\n"
+
+
+def next_steps(evidence: Evidence) -> list[str]:
+    """What a reader may want to do now."""
+    config = evidence.origin.config
+    model = evidence.models[config.models[-1]].path / "model"
+    first = read_parquet(evidence.reported.path / "queries.parquet")["text"][0].as_py()
+    query = first.replace('"', "").replace("'", "")
+    return [
+        f'Expand a query: aqe expand {model} "{query}"',
+        *(["A result with tight intervals: aqe run --config quickstart"] if config.name == "demo" else []),
+        "Another β, everything before alignment reused: --set align.dpo.beta=0.3",
+        "Your own corpus and model: a configuration of ten lines, see the README",
+    ]

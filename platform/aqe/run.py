@@ -1,0 +1,73 @@
+"""What every stage of one run shares: where its artifacts lie, who is told, what it costs, what may go wrong."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aqe.artifact
+from aqe.artifact import Artifact, read_parquet
+from aqe.config.pipeline import PriceConfig
+from aqe.errors import DeadLetterError
+from aqe.nodes import NodeKind, Nodes, nodes_of
+from aqe.observe.cost import describe
+from aqe.observe.progress import Say, duration, say
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. A stage's function takes it first, then its part of the configuration, then the artifacts it reads."""
+
+    root: Path
+    """Directory of the run's artifacts."""
+    say: Say = say
+    price: PriceConfig = field(default_factory=PriceConfig)
+    max_dead_share: float = 0.01
+    """A stage fails when more than this share of its rows could not be processed."""
+    nodes: Callable[[NodeKind], Nodes] = nodes_of
+    """The nodes of a kind that are up now."""
+    _said: set[str] = field(default_factory=set, repr=False)
+
+    def make(
+        self,
+        stage: str,
+        *,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Artifact | str],
+        build: Callable[[Path], Mapping[str, Any]],
+        parents: tuple[Artifact, ...] = (),
+        packages: tuple[str, ...] = (),
+    ) -> Artifact:
+        """`aqe.artifact.make` below this run's directory. Says what was made, and once what was there before."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return aqe.artifact.make(
+            self.root,
+            stage,
+            config=config,
+            inputs=inputs,
+            build=build,
+            parents=parents,
+            packages=packages,
+            say=self._say_once,
+            made=lambda stats: self.say(
+                f"{stage}: made in {duration(stats['wall_seconds'])}, {describe(stats, self.price)}"
+            ),
+        )
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self.say(message)
+
+    def check_dead(self, stage: str, letters: Path, dead: int, total: int) -> None:
+        """DeadLetterError when too many of `total` rows are in the dead letters at `letters`."""
+        if dead <= self.max_dead_share * total:
+            return
+        reasons = Counter(read_parquet(letters).column("reason").to_pylist())
+        common = "; ".join(f"{n} x {why}" for why, n in reasons.most_common(3))
+        raise DeadLetterError(
+            f"{stage}: {dead} of {total} rows could not be processed, more than max_dead_share = "
+            f"{self.max_dead_share:g}. Reasons: {common}. All are in {letters}. Mend the cause and run again: what is "
+            "finished is kept."
+        )
