@@ -21,6 +21,7 @@ log = logging.getLogger("ray.serve")
 
 
 @serve.deployment(
+    name="Expander",
     # Waiting is the guard's to bound: it answers 503 whatever proxy stands before the replica.
     max_ongoing_requests=1024,
     health_check_period_s=5,
@@ -31,7 +32,7 @@ log = logging.getLogger("ray.serve")
     ray_actor_options={"num_cpus": 1},
 )
 @serve.ingress()
-class Expander:
+class ExpanderDeployment:
     """HTTP and the engine."""
 
     # The engine belongs to the event loop that it is made on.
@@ -116,5 +117,5 @@ def build(config: ServeConfig) -> Any:
     Raises ConfigError when others than this machine could use it without a key.
     """
     check_exposure(_address(), load_keys(config.keys_file))
-    expander, search = cast(Any, Expander), cast(Any, Search)  # Deployments: the decorators are not typed.
+    expander, search = cast(Any, ExpanderDeployment), cast(Any, Search)  # Deployments: the decorators are not typed.
     return expander.bind(config, search.bind(config.search) if config.search else None)

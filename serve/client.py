@@ -17,7 +17,19 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
 from urllib3.util import Retry
+
+
+class _Bearer(AuthBase):
+    """The API key as a header. Not set on the session, where a ~/.netrc would replace it."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
 
 
 class Client:
@@ -27,7 +39,7 @@ class Client:
         self._url = url.rstrip("/")
         self._session = requests.Session()
         if api_key:
-            self._session.headers["Authorization"] = f"Bearer {api_key}"
+            self._session.auth = _Bearer(api_key)
         retry = Retry(
             5, allowed_methods=["POST"], status_forcelist=[429, 503], backoff_factor=0.5, raise_on_status=False
         )
@@ -85,9 +97,9 @@ def main() -> int:
     client = Client(args.url, os.environ.get("AQE_API_KEY"))
     try:
         if args.search:
-            found = client.search(args.query)
-            print(found["expanded"]["composed"])
-            for title, hits in (("plain", found["plain_hits"]), ("expanded", found["expanded_hits"])):
+            searched = client.search(args.query)
+            print(searched["expanded"]["composed"])
+            for title, hits in (("plain", searched["plain_hits"]), ("expanded", searched["expanded_hits"])):
                 print(f"\n{title}:")
                 for hit in hits:
                     print(f"{hit['rank']:4} {hit['score']:8.3f}  {hit['docid']}  {hit['title'] or ''}".rstrip())

@@ -20,7 +20,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from pydantic import Field
 
 from aqe.errors import InputError
-from aqe.sample.prompts import token_ids
+from aqe.prompts import token_ids
 from serve.engine import Decoding, Piece, check_length
 from serve.schemas import MAX_EXPANSIONS, MAX_QUERIES, MAX_TOKENS, Strict, Text
 from serve.service import ExpandService
@@ -127,8 +127,8 @@ class _Work:
 
         async def pump(index: int) -> None:
             try:
-                made = self.service.pieces(self.prompts[index], self.decodings[index], whole=False)
-                async with aclosing(made) as pieces:
+                stream = self.service.pieces(self.prompts[index], self.decodings[index], whole=False)
+                async with aclosing(stream) as pieces:
                     async for piece in pieces:
                         queue.put_nowait((index, piece))
             except Exception as error:
@@ -138,12 +138,12 @@ class _Work:
         try:
             running = len(tasks)
             while running:
-                made = await queue.get()
-                if isinstance(made, Exception):
-                    raise made
-                self.tokens += made[1].tokens
-                running -= made[1].finish_reason is not None
-                yield made
+                new = await queue.get()
+                if isinstance(new, Exception):
+                    raise new
+                self.tokens += new[1].tokens
+                running -= new[1].finish_reason is not None
+                yield new
         finally:
             for task in tasks:
                 task.cancel()
@@ -158,12 +158,14 @@ class Completions:
     def _work(self, request: _Request, prompts: Sequence[str], max_tokens: int) -> _Work:
         if request.model not in (None, "", self._service.model):
             raise UnknownModel(f"there is no model {request.model!r} here; {self._service.model!r} is served")
-        tokens = [len(token_ids(self._service.recipe.tokenizer, prompt)) for prompt in prompts]
+        encoded = [token_ids(self._service.recipe.tokenizer, prompt) for prompt in prompts]
         each = [(prompt, request.decoding(max_tokens, i)) for prompt in prompts for i in range(request.n)]
-        for prompt, count in zip(prompts, tokens, strict=True):
-            # Before any is begun: a stream could not say so any more. A blank prompt is as empty as none.
-            check_length(count if prompt.strip() else 0, each[0][1], self._service.engine.max_model_len)
-        return _Work(self._service, [prompt for prompt, _ in each], [decoding for _, decoding in each], sum(tokens))
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            # Before any is begun: a stream could not say so any more.
+            check_length(prompt, ids, each[0][1], self._service.engine.max_model_len)
+        return _Work(
+            self._service, [prompt for prompt, _ in each], [decoding for _, decoding in each], sum(map(len, encoded))
+        )
 
     def _chat(self, request: ChatRequest) -> _Work:
         tokenizer = self._service.recipe.tokenizer

@@ -1,12 +1,14 @@
 """What a serving engine is: many requests at once, each a stream of pieces of text."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from aqe.config.sample import EngineConfig
 from aqe.errors import AqeError, InputError
 from aqe.expand.recipe import Recipe
+from aqe.sample.engine import refusal
+from aqe.sample.load import choose_engine
 
 Reason = Literal["stop", "length"]
 #: Seconds after which a refused request can be sent again.
@@ -65,8 +67,6 @@ async def open_engine(recipe: Recipe, config: EngineConfig) -> ServingEngine:
     """Load the weights into the engine that the configuration or the machine asks for."""
     import torch
 
-    from aqe.sample.engine import choose_engine
-
     if choose_engine(config, torch.cuda.is_available()) == "vllm":
         from serve.engine_vllm import VllmServing
 
@@ -76,12 +76,7 @@ async def open_engine(recipe: Recipe, config: EngineConfig) -> ServingEngine:
     return TransformersServing(recipe, config)
 
 
-def check_length(prompt_tokens: int, decoding: Decoding, max_model_len: int) -> None:
-    """InputError when prompt and expansion together are longer than the model can be."""
-    if prompt_tokens == 0:
-        raise InputError("the prompt is empty")
-    if prompt_tokens + decoding.max_tokens > max_model_len:
-        raise InputError(
-            f"the prompt has {prompt_tokens} tokens; with max_tokens {decoding.max_tokens} that is more than the "
-            f"{max_model_len} that the model is served with. Shorten the query, or ask for fewer tokens."
-        )
+def check_length(prompt: str, ids: Sequence[int], decoding: Decoding, max_model_len: int) -> None:
+    """InputError when there is no prompt, or prompt and expansion together are longer than the model can be."""
+    if why := refusal(prompt, ids, decoding.max_tokens, max_model_len):
+        raise InputError(f"{why}. Shorten the query, or ask for fewer tokens." if ids else why)

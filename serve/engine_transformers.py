@@ -30,10 +30,10 @@ class TransformersServing:
         self._batch = serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_S)(self._generated)
 
     async def stream(self, prompt: str, decoding: Decoding, whole: bool) -> AsyncGenerator[Piece]:
-        made: Generated | str = await self._batch((prompt, decoding))
-        if isinstance(made, str):
-            raise InputError(made)
-        yield Piece(made.raw, made.num_tokens, made.finish_reason)
+        generated: Generated | str = await self._batch((prompt, decoding))
+        if isinstance(generated, str):
+            raise InputError(generated)
+        yield Piece(generated.raw, generated.num_tokens, generated.finish_reason)
 
     async def _generated(self, asked: list[tuple[str, Decoding]]) -> list[Generated | str]:
         # In a thread: the replica goes on taking requests and answering health checks.
@@ -51,8 +51,8 @@ class TransformersServing:
                 Request(asked[i][0], 1, secrets.randbits(62) if seed is None else seed)
                 for i, seed in zip(places, seeds, strict=True)
             ]
-            made = self._engine.with_sampling(sampling).generate(requests)
-            answers |= {i: m if isinstance(m, str) else m[0] for i, m in zip(places, made, strict=True)}
+            generated = self._engine.with_sampling(sampling).generate(requests)
+            answers |= {i: m if isinstance(m, str) else m[0] for i, m in zip(places, generated, strict=True)}
         return [answers[i] for i in range(len(asked))]
 
     async def check(self) -> None:

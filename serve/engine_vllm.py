@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 
 from aqe.config.sample import EngineConfig
 from aqe.expand.recipe import Recipe
+from aqe.prompts import token_ids
 from aqe.sample.engine_vllm import vllm_env, vllm_options
-from aqe.sample.prompts import token_ids
 from serve.engine import Decoding, EngineStopped, Piece, Reason, check_length
 
 
@@ -45,7 +45,7 @@ class VllmServing:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         ids = token_ids(self._tokenizer, prompt)
-        check_length(len(ids), decoding, self.max_model_len)
+        check_length(prompt, ids, decoding, self.max_model_len)
         params = SamplingParams(
             max_tokens=decoding.max_tokens,
             temperature=decoding.temperature,

@@ -25,8 +25,8 @@ class Keys:
         """Eight hex digits for a known key, None for any other."""
         asked = _digest(key)
         # All are compared, so that the time tells nothing of which one is near.
-        found = [hmac.compare_digest(asked, known) for known in self._digests]
-        return asked.hex()[:8] if any(found) else None
+        equal = [hmac.compare_digest(asked, known) for known in self._digests]
+        return asked.hex()[:8] if any(equal) else None
 
 
 def _digest(key: str) -> bytes:

@@ -1,7 +1,7 @@
 """Titles and texts of passages by docid, on mapped pages: a corpus need not fit into memory."""
 
-import os
 from bisect import bisect_left
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from filelock import FileLock
 
-from aqe.artifact import MANIFEST, digest, load, read_parquet
-from aqe.base_model import cache_directory
+from aqe.artifact import MANIFEST, digest, load, parquet_files, read_parquet
 from aqe.config.serve import SearchConfig
-from aqe.errors import InputError
+from aqe.errors import ArtifactError, InputError
+from aqe.storage import cache_directory, put
 
 COLUMNS = ("docid", "title", "text")
 #: Example queries, at most.
@@ -43,32 +43,30 @@ class Passages:
 
 def _arrow_file(corpus: Path) -> Path:
     """An uncompressed copy of the corpus in the cache: Parquet's pages cannot be mapped."""
+    try:
+        files = parquet_files(corpus)
+    except ArtifactError as error:
+        raise InputError(f"search.corpus: {error}") from None
     if (corpus / MANIFEST).exists():
         name = load(corpus).fingerprint
-        corpus = corpus / "data"
     else:
-        name = digest([[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in _files(corpus)])
+        name = digest([[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files])
     path = cache_directory() / "passages" / f"{name}.arrow"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            part = path.with_suffix(f".{os.getpid()}.part")
-            data = pads.dataset([str(p) for p in _files(corpus)], format="parquet")
+            data = pads.dataset([str(file) for file in files], format="parquet")
             if missing := set(COLUMNS) - set(data.schema.names):
                 raise InputError(f"{corpus} has no column {missing.pop()!r}: a corpus has docid, title and text")
-            schema = pa.schema([(name, pa.string()) for name in COLUMNS])
-            with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                for batch in data.to_batches(columns=list(COLUMNS)):
-                    writer.write_batch(batch.cast(schema))
-            os.replace(part, path)
+            put(path, partial(_write, data))
     return path
 
 
-def _files(corpus: Path) -> list[Path]:
-    files = sorted(corpus.glob("*.parquet")) if corpus.is_dir() else [corpus] if corpus.exists() else []
-    if not files:
-        raise InputError(f"search.corpus {corpus} is no Parquet file and holds none")
-    return files
+def _write(data: Any, path: Path) -> None:
+    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in data.to_batches(columns=list(COLUMNS)):
+            writer.write_batch(batch.cast(schema))
 
 
 def load_examples(config: SearchConfig) -> list[dict[str, Any]]:

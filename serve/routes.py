@@ -106,12 +106,12 @@ def _add_search(api: FastAPI, service: ExpandService, searcher: Any) -> None:
             )
         started = time.perf_counter()
         expanded = await service.expand(body.query, body, started)
-        found = await searcher.search(body.query, expanded.expansion, expanded.composed, body.k, body.gold)
-        found["milliseconds"] |= {
+        lists = await searcher.search(body.query, expanded.expansion, expanded.composed, body.k, body.gold)
+        lists["milliseconds"] |= {
             "expand": expanded.milliseconds,
             "total": round((time.perf_counter() - started) * 1000, 3),
         }
-        return Searched.model_validate({"expanded": expanded, **found})
+        return Searched.model_validate({"expanded": expanded, **lists})
 
     @api.get("/v1/examples")
     async def examples() -> Examples:
@@ -176,9 +176,9 @@ def _add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(EngineStopped)
     async def stopped(request: Request, raised: EngineStopped) -> Response:
-        made = answer(503, "overloaded", f"{raised}; another is being started. Send the request again.")
-        made.headers["retry-after"] = str(RETRY_AFTER_S)
-        return made
+        said = answer(503, "overloaded", f"{raised}; another is being started. Send the request again.")
+        said.headers["retry-after"] = str(RETRY_AFTER_S)
+        return said
 
     @api.exception_handler(Exception)
     async def failed(request: Request, raised: Exception) -> Response:
@@ -188,14 +188,14 @@ def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def http(request: Request, raised: HTTPException) -> Response:
         kind = "not_found" if raised.status_code == 404 else "invalid_request_error"
-        made = answer(raised.status_code, kind, str(raised.detail))
-        made.headers.update(raised.headers or {})
-        return made
+        said = answer(raised.status_code, kind, str(raised.detail))
+        said.headers.update(raised.headers or {})
+        return said
 
 
-def _json(made: BaseModel) -> Response:
+def _json(body: BaseModel) -> Response:
     # Pydantic writes it at once; FastAPI would take it apart and check it again first.
-    return Response(made.model_dump_json(), media_type="application/json")
+    return Response(body.model_dump_json(), media_type="application/json")
 
 
 async def _stream(events: AsyncGenerator[str]) -> StreamingResponse:
@@ -213,15 +213,15 @@ async def _stream(events: AsyncGenerator[str]) -> StreamingResponse:
 
 
 async def _events(
-    made: AsyncGenerator[Any], event: Callable[[Any], str], *, error_head: str = "", end: str = ""
+    source: AsyncGenerator[Any], event: Callable[[Any], str], *, error_head: str = "", end: str = ""
 ) -> StreamingResponse:
     """Server-sent events. An engine that stops before the first of them is an error with a status of its own."""
 
     async def events() -> AsyncGenerator[str]:
         begun = False
-        async with aclosing(made):
+        async with aclosing(source):
             try:
-                async for new in made:
+                async for new in source:
                     begun = True
                     yield event(new)
                 if end:
@@ -240,7 +240,7 @@ def _expand_event(new: str | Expanded) -> str:
     return f"event: done\ndata: {new.model_dump_json()}\n\n"
 
 
-async def _openai_events(made: AsyncGenerator[Any]) -> StreamingResponse:
+async def _openai_events(chunks: AsyncGenerator[Any]) -> StreamingResponse:
     return await _events(
-        made, lambda chunk: f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n", end="data: [DONE]\n\n"
+        chunks, lambda chunk: f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n", end="data: [DONE]\n\n"
     )

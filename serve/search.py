@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aqe.config.serve import SearchConfig
+from aqe.impacts.gold import GoldRanker, open_gold_ranker
 from aqe.index.analysis import query_analyzer
-from aqe.rank.gold import GoldRanker, open_gold_ranker
-from aqe.rank.ranker import Hit
+from aqe.ranker import Hit
 from serve.passages import Passages, load_examples
 
 
@@ -68,15 +68,15 @@ class Searcher:
 
     def _sources(self, query: str, expansion: str) -> dict[str, tuple[list[str], str]]:
         """Indexed term -> the words that became it, and where they stand."""
-        found: dict[str, tuple[list[str], set[str]]] = {}
+        of_term: dict[str, tuple[list[str], set[str]]] = {}
         for source, text in (("query", query), ("expansion", expansion)):
             for word in text.split():
                 for term in self._analyze(word):
-                    words, where = found.setdefault(term, ([], set()))
+                    words, where = of_term.setdefault(term, ([], set()))
                     where.add(source)
                     if word not in words:
                         words.append(word)
-        return {t: (words, "both" if len(where) == 2 else next(iter(where))) for t, (words, where) in found.items()}
+        return {t: (words, "both" if len(where) == 2 else next(iter(where))) for t, (words, where) in of_term.items()}
 
     def _explained(
         self,
@@ -87,13 +87,13 @@ class Searcher:
         gold: Sequence[str],
     ) -> list[dict[str, Any]]:
         terms, scores = self._ranker.contributions(text, [hit.docid for hit in hits])
-        made = []
+        explained = []
         for i, hit in enumerate(hits):
             title, passage = self._shown(hit.docid)
             parts = sorted(
                 ((float(scores[t, i]), term) for t, term in enumerate(terms) if scores[t, i] > 0), reverse=True
             )
-            made.append(
+            explained.append(
                 {
                     "rank": i + 1,
                     "docid": hit.docid,
@@ -105,7 +105,7 @@ class Searcher:
                     "gold": hit.docid in gold,
                 }
             )
-        return made
+        return explained
 
     def _shown(self, docid: str) -> tuple[str | None, str | None]:
         return self._passages.get(docid) if self._passages else (None, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cachetools import TTLCache
 
-from aqe.base_model import PACKAGE
+from aqe.config.data import PACKAGE, is_path
 from aqe.config.sample import SampleConfig
 from aqe.config.serve import ServeConfig
 from aqe.expand.recipe import Expansion, Recipe, load_recipe
@@ -68,8 +68,8 @@ class ExpandService:
         self._in_work += 1
         first = True
         try:
-            async with aclosing(self.engine.stream(prompt, decoding, whole)) as made:
-                async for piece in made:
+            async with aclosing(self.engine.stream(prompt, decoding, whole)) as stream:
+                async for piece in stream:
                     self._progress = time.monotonic()
                     if first:
                         metrics.seconds(metrics.FIRST_TOKEN, self._progress - started)
@@ -88,8 +88,8 @@ class ExpandService:
             return self._answer(query, known, started, cached=True)
         several = [self._generate(query, self._decoding(options, i)) for i in range(options.num_expansions)]
         # One is awaited as it is: a task of its own costs time.
-        made = (await several[0],) if len(several) == 1 else tuple(await asyncio.gather(*several))
-        return self._keep(key, query, made, started)
+        expansions = (await several[0],) if len(several) == 1 else tuple(await asyncio.gather(*several))
+        return self._keep(key, query, expansions, started)
 
     async def expand_many(self, options: ExpandMany, started: float) -> ExpandedMany:
         """Several queries at once, in their order."""
@@ -126,10 +126,10 @@ class ExpandService:
         metrics.count(metrics.CACHE, 1, outcome="miss" if known is None else "hit")
         return known
 
-    def _keep(self, key: Any, query: str, made: tuple[Expansion, ...], started: float) -> Expanded:
+    def _keep(self, key: Any, query: str, expansions: tuple[Expansion, ...], started: float) -> Expanded:
         if self.config.cache.size:
-            self._cache[key] = made
-        return self._answer(query, made, started, cached=False)
+            self._cache[key] = expansions
+        return self._answer(query, expansions, started, cached=False)
 
     def _decoding(self, options: ExpandOne | ExpandMany | SearchRequest, number: int) -> Decoding:
         settings = self.recipe.settings
@@ -151,11 +151,11 @@ class ExpandService:
 
     async def _generate(self, query: str, decoding: Decoding) -> Expansion:
         async with aclosing(self._write(query, decoding, whole=True)) as written:
-            made = [new async for new in written if isinstance(new, Expansion)]
-        return made[0]
+            expansions = [new async for new in written if isinstance(new, Expansion)]
+        return expansions[0]
 
-    def _answer(self, query: str, made: tuple[Expansion, ...], started: float, cached: bool) -> Expanded:
-        first, *others = made
+    def _answer(self, query: str, expansions: tuple[Expansion, ...], started: float, cached: bool) -> Expanded:
+        first, *others = expansions
         return Expanded.model_validate(
             {
                 "query": query,
@@ -188,4 +188,4 @@ def _model_id(model: str) -> str:
     parts = [part for part in model.rstrip("/").split("/") if part]
     if parts[-1] == "model" and len(parts) > 1:
         return parts[-2]
-    return parts[-1] if model.startswith(("/", ".", "~")) or len(parts) != 2 else model
+    return parts[-1] if is_path(model) else model

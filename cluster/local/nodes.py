@@ -146,10 +146,10 @@ def cluster(*kinds: Kind, more_env: Mapping[str, str] | None = None) -> Iterator
     """A head and one node of one CPU of each of `kinds`, all up; killed at the end. `more_env` is set for all."""
     directory = new_directory()
     try:
-        made = Cluster(directory, more_env)
-        for node in [made.launch(kind) for kind in kinds]:
-            made.joined(node)
-        yield made
+        started = Cluster(directory, more_env)
+        for node in [started.launch(kind) for kind in kinds]:
+            started.joined(node)
+        yield started
     finally:
         kill_all(directory)
         shutil.rmtree(directory, ignore_errors=True)
@@ -172,16 +172,16 @@ def up() -> int:
     # Before anything starts: `down` stops what an interrupted `up` has left, too.
     note.write_text(json.dumps({"directory": str(directory)}))
     cores = len(os.sched_getaffinity(0))
-    made = Cluster(directory, outlive=True)
-    nodes = [made.launch("gpu", cpus=cores), *(made.launch("cpu", cpus=max(1, cores // 2)) for _ in range(2))]
+    machines = Cluster(directory, outlive=True)
+    nodes = [machines.launch("gpu", cpus=cores), *(machines.launch("cpu", cpus=max(1, cores // 2)) for _ in range(2))]
     for node in nodes:
-        made.joined(node)
-    env = made.head.env
+        machines.joined(node)
+    env = machines.head.env
     print(
         f"A head and {', '.join(node.name for node in nodes)} are up after {time.monotonic() - started:.0f} s.\n"
-        f"Dashboard: {made.head.address}, which asks for the token in {env['RAY_AUTH_TOKEN_PATH']}.\n\n"
+        f"Dashboard: {machines.head.address}, which asks for the token in {env['RAY_AUTH_TOKEN_PATH']}.\n\n"
         f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={env['RAY_AUTH_TOKEN_PATH']}"
-        f" RAY_API_SERVER_ADDRESS={made.head.address}\n"
+        f" RAY_API_SERVER_ADDRESS={machines.head.address}\n"
         f"{Path(sys.executable).parent}/ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \\\n"
         f'  python jobs/run_pipeline.py --config demo --base-dir "$PWD"\n\n'
         "`make cluster-down` stops them."

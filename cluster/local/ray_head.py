@@ -157,7 +157,7 @@ def _family(directory: Path) -> list[psutil.Process]:
     Process ids would be forgotten with a node that was killed, and Ray's workers rename themselves. What has a terminal
     is somebody looking at a log.
     """
-    inside, found = f"{directory}/", []
+    inside, family = f"{directory}/", []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid == os.getpid() or process.terminal() is not None:
@@ -165,8 +165,8 @@ def _family(directory: Path) -> list[psutil.Process]:
             if inside in " ".join(process.cmdline()) or any(
                 f.path.startswith(inside) and f.mode != "r" for f in process.open_files()
             ):
-                found.append(process)
-    return found
+                family.append(process)
+    return family
 
 
 def kill_all(directory: Path) -> None:

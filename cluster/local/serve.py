@@ -22,25 +22,46 @@ ROOT = Path(__file__).parents[2]
 
 def newest_model() -> str | None:
     """The model that was aligned last below runs/, RSFT+DPO before the others."""
-    found = sorted(
+    manifests = sorted(
         ROOT.glob("runs/*/align_*/manifest.json"), key=lambda p: ("align_rsft_dpo" in str(p), p.stat().st_mtime)
     )
-    return str(found[-1].parent / "model") if found else None
+    return str(manifests[-1].parent / "model") if manifests else None
 
 
-def _newest(run: Path, stage: str) -> Path | None:
-    found = sorted(run.glob(f"{stage}-*/manifest.json"), key=lambda p: p.stat().st_mtime)
-    return found[-1].parent if found else None
+def _manifest(artifact: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((artifact / "manifest.json").read_text())
+    return manifest
+
+
+def evaluated(run: Path) -> list[Path]:
+    """The artifacts that the run's report comes from, the nearest first; without a report all that are complete."""
+    if not (run / "report" / "manifest.json").exists():
+        complete = run.glob("*-*/manifest.json")
+        return [path.parent for path in sorted(complete, key=lambda path: path.stat().st_mtime, reverse=True)]
+    artifacts = [(run / "report").resolve()]
+    for artifact in artifacts:
+        # The list grows while it is walked.
+        parents = [run / name for name in _manifest(artifact)["parents"]]
+        artifacts += [path for path in parents if path not in artifacts and (path / "manifest.json").exists()]
+    return artifacts
 
 
 def search_args(run: Path) -> dict[str, Any] | None:
-    """The argument `search` for a run's own index, passages and test queries; None where it has no index."""
-    impacts, corpus, queries = (_newest(run, stage) for stage in ("build_impacts", "corpus", "queries"))
+    """The argument `search` for the index, BM25 and passages of a run's report; None where it has no impact index."""
+    artifacts = evaluated(run)
+
+    def nearest(prefix: str) -> Path | None:
+        return next((path for path in artifacts if path.name.startswith(prefix)), None)
+
+    impacts, corpus, queries = nearest("build_impacts-"), nearest("corpus-"), nearest("queries-")
     if impacts is None:
         return None
-    args: dict[str, Any] = {"impacts": str(impacts)}
-    language = json.loads((impacts / "manifest.json").read_text())["config"]["language"]
-    args["index"] = {"language": language}
+    searched = nearest("search_") or nearest("rank_")
+    bm25 = {} if searched is None else {name: _manifest(searched)["config"][name] for name in ("k1", "b")}
+    args: dict[str, Any] = {
+        "impacts": str(impacts),
+        "index": {**bm25, "language": _manifest(impacts)["config"]["language"]},
+    }
     if corpus:
         args["corpus"] = str(corpus)
     if queries and (queries / "test.parquet").exists():

@@ -86,6 +86,8 @@ def main() -> int:
         except KeyboardInterrupt:
             print("\nInterrupted. The same command resumes.", flush=True)
             code = 130
+    if code == 0:
+        print("In this checkout, the command `aqe` is: PYTHONPATH=platform .venv/bin/python -m aqe", flush=True)
     print(f"The local Ray is stopped. Artifacts: {config.run_dir}", flush=True)
     return code
 

@@ -29,6 +29,8 @@ DISCOVERY = "prom_metrics_service_discovery.json"
 EVERY_SECONDS = 5.0
 #: Rates are means over so long: a unit of queries is counted when it is done.
 WINDOW_SECONDS = 60.0
+#: A node or a Prometheus that has not answered by then is asked again at the next look.
+TIMEOUT_SECONDS = 10.0
 #: Shown as rates, with their columns' names. The first is that of training too.
 RATES = {metrics.GENERATED_TOKENS: "tokens/s", metrics.CANDIDATES: "cand./s", metrics.RANKS: "ranks/s"}
 
@@ -39,46 +41,62 @@ class Snapshot:
 
     time: float
     values: dict[str, dict[str, float]]
+    silent: tuple[str, ...] = ()
+    """Who gave no answer in time: their values are those of their last one."""
 
 
 Source = Callable[[], Snapshot]
+#: Metric's name, stage, value.
+Sample = tuple[str, str, float]
 
 
-def snapshot(samples: Iterable[tuple[str, str, float]]) -> Snapshot:
-    """From (name, stage, value)."""
+def snapshot(samples: Iterable[Sample], silent: Sequence[str] = ()) -> Snapshot:
+    """The values of now."""
     values: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for name, stage, value in samples:
         if name.startswith("ray_aqe_"):
             values[name.removeprefix("ray_")][stage] += value
-    return Snapshot(time.monotonic(), {name: dict(stages) for name, stages in values.items()})
+    return Snapshot(time.monotonic(), {name: dict(stages) for name, stages in values.items()}, tuple(silent))
 
 
 def prometheus(url: str) -> Source:
     """The newest values that a Prometheus has."""
+    last: list[Sample] = []
 
     def ask() -> Snapshot:
+        nonlocal last
         query = {"query": '{__name__=~"ray_aqe_.*"}'}
-        answer = requests.get(f"{url.rstrip('/')}/api/v1/query", params=query, timeout=10)
+        try:
+            answer = requests.get(f"{url.rstrip('/')}/api/v1/query", params=query, timeout=TIMEOUT_SECONDS)
+        except requests.Timeout:
+            return snapshot(last, [url])
         answer.raise_for_status()
-        found = answer.json()["data"]["result"]
-        return snapshot((s["metric"]["__name__"], s["metric"].get("stage", ""), float(s["value"][1])) for s in found)
+        series = answer.json()["data"]["result"]
+        last = [(s["metric"]["__name__"], s["metric"].get("stage", ""), float(s["value"][1])) for s in series]
+        return snapshot(last)
 
     return ask
 
 
 def nodes(discovery: Path) -> Source:
-    """The newest values that the nodes of a Ray export. One that does not answer is left out."""
+    """The newest values that the nodes of a Ray export. One that is gone is left out."""
+    last: dict[str, list[Sample]] = {}
 
     def ask() -> Snapshot:
-        samples = []
-        for target in [t for group in json.loads(discovery.read_text()) for t in group["targets"]]:
+        targets = [target for group in json.loads(discovery.read_text()) for target in group["targets"]]
+        silent = []
+        for target in targets:
             try:
-                page = requests.get(f"http://{target}/metrics", timeout=10).text
-            except requests.ConnectionError:
+                page = requests.get(f"http://{target}/metrics", timeout=TIMEOUT_SECONDS).text
+            except requests.Timeout:  # Busy: without its last values all rates would fall, and leap when it is back.
+                silent.append(target)
                 continue
-            for family in text_string_to_metric_families(page):
-                samples += [(s.name, s.labels.get("stage", ""), s.value) for s in family.samples]
-        return snapshot(samples)
+            except requests.ConnectionError:
+                last.pop(target, None)
+                continue
+            families = text_string_to_metric_families(page)
+            last[target] = [(s.name, s.labels.get("stage", ""), s.value) for f in families for s in f.samples]
+        return snapshot([sample for target in targets for sample in last.get(target, ())], silent)
 
     return ask
 
@@ -87,8 +105,8 @@ def newest_ray() -> Path | None:
     """The list of nodes of the Ray that was started last here: by `make demo`, by `make cluster-up`, or by hand."""
     ours = (home for at in ("ray", "head/ray") for home in Path("/tmp").glob(f"aqe-*/{at}"))
     homes = [*ours, Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray"), Path("/tmp/ray")]
-    found = [home for home in homes if (home / DISCOVERY).exists()]
-    return max(found, key=lambda home: (home / "session_latest").lstat().st_mtime) / DISCOVERY if found else None
+    known = [home for home in homes if (home / DISCOVERY).exists()]
+    return max(known, key=lambda home: (home / "session_latest").lstat().st_mtime) / DISCOVERY if known else None
 
 
 def rates(snapshots: Sequence[Snapshot], name: str) -> dict[str, float]:
@@ -102,15 +120,17 @@ def rates(snapshots: Sequence[Snapshot], name: str) -> dict[str, float]:
 def table(snapshots: Sequence[Snapshot]) -> Table:
     """A row for each stage that runs or has just done something."""
     now = snapshots[-1]
-    made = {name: rates(snapshots, name) for name in RATES}
+    by_metric = {name: rates(snapshots, name) for name in RATES}
     running = {stage for name in (metrics.DONE, metrics.BUSY, metrics.TRAIN_LOSS) for stage in now.values.get(name, {})}
-    stages = sorted(running | {stage for by_stage in made.values() for stage, rate in by_stage.items() if rate})
-    shown = Table(box=None, caption=None if stages else "No stage of a pipeline runs.")
+    stages = sorted(running | {stage for by_stage in by_metric.values() for stage, rate in by_stage.items() if rate})
+    notes = [] if stages or now.silent else ["No stage of a pipeline runs."]
+    notes += [f"No answer from {name} within {TIMEOUT_SECONDS:g} s." for name in now.silent]
+    shown = Table(box=None, caption="\n".join(notes) or None)
     for column in ("stage", "done", "ETA", "left", "busy", *RATES.values(), "loss", "margin"):
         shown.add_column(column, no_wrap=True, justify="left" if column == "stage" else "right")
     for stage in stages:
         of = {name: values[stage] for name, values in now.values.items() if stage in values}
-        tokens, *others = (by_stage.get(stage) for by_stage in made.values())
+        tokens, *others = (by_stage.get(stage) for by_stage in by_metric.values())
         shown.add_row(
             stage,
             _form(of.get(metrics.DONE), "{:.0%}"),
