@@ -1,13 +1,17 @@
 """Artifacts: whole or not at all, made once, named by what they depend on."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 
-from aqe.artifact import MANIFEST, Artifact, load, make, read_parquet, write_parquet
+from aqe.artifact import MANIFEST, Artifact, Slices, load, make, parquet_files, read_parquet, write_parquet
 from aqe.errors import ArtifactError
 
 
@@ -74,7 +78,33 @@ def test_directory_reads_in_the_order_of_names(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         write_parquet(pa.table({"n": [name]}), tmp_path / "data" / f"{name}.parquet")
     assert read_parquet(tmp_path / "data")["n"].to_pylist() == ["a", "b", "c"]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError, match="no Parquet"):
-        read_parquet(tmp_path)
+        read_parquet(tmp_path / "empty")
     with pytest.raises(ArtifactError, match="does not exist"):
         read_parquet(tmp_path / "x.parquet")
+
+
+@given(st.lists(st.integers(1, 5), max_size=5), st.data())
+def test_slices_are_the_rows_of_the_file(groups: list[int], data: st.DataObject) -> None:
+    total = sum(groups)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "rows.parquet"
+        with pq.ParquetWriter(path, pa.schema([("n", pa.int64())])) as writer:
+            for i, size in enumerate(groups):
+                first = sum(groups[:i])
+                writer.write_table(pa.table({"n": list(range(first, first + size))}))
+        rows = Slices(path)
+        assert len(rows) == total
+        for _ in range(4):
+            start = data.draw(st.integers(0, total))
+            stop = data.draw(st.integers(start, total + 2))
+            assert rows(start, stop)["n"].to_pylist() == list(range(start, min(stop, total)))
+
+
+def test_parquet_files_of_a_file_a_directory_and_an_artifact(tmp_path: Path) -> None:
+    files = [tmp_path / "data" / f"{name}.parquet" for name in ("a", "b")]
+    for file in files:
+        write_parquet(pa.table({"n": [1]}), file)
+    assert parquet_files(files[0]) == files[:1]
+    assert parquet_files(tmp_path / "data") == parquet_files(tmp_path) == files

@@ -16,7 +16,7 @@ from aqe import base_model
 from aqe.base_model import Packaged, check_model, resolve_model
 from aqe.config.data import ModelConfig
 from aqe.errors import DependencyError, InputError
-from tests import tiny_model
+from tests.tools import tiny_model
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_local_directory_is_identified_by_its_files(tiny: Path) -> None:
     config = ModelConfig(source=str(tiny))
     check_model(config)
     before = resolve_model(config)
-    assert before.path == tiny and before.license is None
+    assert before.path == tiny and before.license is None and before.artifact is None
     (tiny / "README.md").write_text("---\nlicense: mit\n---\n")
     assert resolve_model(config).license == "mit"
     assert resolve_model(config).fingerprint == before.fingerprint

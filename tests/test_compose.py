@@ -2,8 +2,7 @@
 
 import pytest
 
-from aqe.expand.compose import compose, distinct_words
-from aqe.sample.clean import clean
+from aqe.compose import clean, compose, distinct_words
 
 
 @pytest.mark.parametrize(

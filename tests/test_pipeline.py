@@ -21,7 +21,7 @@ import pytest
 from aqe import Expander
 from aqe.artifact import file_digest, read_parquet
 from aqe.index.shard import Arrays, open_shards
-from tests.small_project import ROOT, SMALL, write_project
+from tests.tools.small_project import ROOT, SMALL, write_project
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> No
         assert time.monotonic() < deadline
         os.sched_yield()
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 def only(root: Path, stage: str) -> Path:
@@ -215,6 +215,9 @@ def test_a_killed_driver_changes_no_row(undisturbed: tuple[Path, str], project: 
         start("run_pipeline", project, home, runs="again"),
         lambda: bool(list(root.glob("sample_train-*/manifest.json"))),
     )
+    assert not list(root.glob("build_preferences-*/manifest.json"))
+    # And once more, in the middle of what is put together at its end.
+    kill_when(start("run_pipeline", project, home, runs="again"), lambda: units_of("build_preferences") >= 1)
     assert not list(root.glob("build_preferences-*/manifest.json"))
     out = run("run_pipeline", project, home, runs="again")
     assert 3 <= kept < 12

@@ -16,8 +16,8 @@ import pyterrier as pt
 
 from aqe.errors import ConfigError, DependencyError, InputError
 from aqe.pyterrier import ExpandQuery
-from tests.test_serve_client import Canned
-from tests.waiting import http_server
+from tests.serve.test_client import Canned
+from tests.tools.waiting import http_server
 
 PASSAGES = {"d1": "carmen an opera by georges bizet", "d2": "gold is a yellow metal", "d3": "who wrote what"}
 
@@ -162,7 +162,7 @@ def test_the_key_is_sent_and_never_shown(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_model(tmp_path: Path) -> None:
     from aqe.expand.expander import Expander
-    from tests import tiny_model
+    from tests.tools import tiny_model
 
     path = tiny_model.save(tmp_path / "model")
     expander = Expander.load(path, max_tokens=12)

@@ -16,9 +16,9 @@ from aqe import storage
 from aqe.align.curves import plot_curves
 from aqe.artifact import MANIFEST, make, read_parquet, write_parquet, write_text
 from aqe.errors import StorageError
-from aqe.evaluate.style import new, save
+from aqe.report.style import new, save
 from tests.conftest import PLATFORM
-from tests.small_disk import SmallDisk, small_disk
+from tests.tools.small_disk import SmallDisk, small_disk
 
 DATA = np.random.default_rng(0).random(200_000)  # incompressible, larger than what a full disk may still hold
 

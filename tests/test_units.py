@@ -1,19 +1,26 @@
 """The pool of actors: each unit once, dead letters counted, nothing doubled whatever was there before."""
 
+import json
+import os
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray.data
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aqe import storage
-from aqe.artifact import read_parquet, write_parquet
-from aqe.errors import DeadLetterError, StorageError
-from aqe.sample.plan import batched
-from aqe.units import Pool, Result, Row, run_units
-from tests.small_disk import small_disk
+from aqe.artifact import Artifact, read_parquet, write_parquet
+from aqe.errors import ArtifactError, DeadLetterError, StorageError
+from aqe.run import Run
+from aqe.units import Pool, Result, Row, Unit, Work, cut_units, run_units, with_files
+from tests.tools.small_disk import small_disk
 
 SCHEMA = pa.schema([("n", pa.int64()), ("square", pa.int64())])
 
@@ -32,18 +39,43 @@ class Squares:
         return Result(data, [(row, "unlucky") for row in rows if row["n"] == 13], {"tokens": len(good)})
 
 
-def run(out: Path, numbers: range, size: int, mended: Path, allowed: float = 1.0) -> tuple[dict[str, Any], list[str]]:
+class Numbers:
+    """The rows of a unit are its numbers; some cannot be read until a file says that they can."""
+
+    def __init__(self, mended: Path | None = None, broken: int = -1) -> None:
+        self._mended, self._broken = mended, broken
+
+    def __call__(self, unit: Unit) -> list[Row]:
+        storage.PAUSES = ()
+        if unit.start <= self._broken < unit.stop and self._mended and not self._mended.exists():
+            raise OSError("a file is not there")
+        return [{"n": n} for n in range(unit.start, unit.stop)]
+
+
+class Broken:
+    """No unit can be read; each try is noted."""
+
+    def __init__(self, tries: Path) -> None:
+        self._tries = tries
+
+    def __call__(self, unit: Unit) -> list[Row]:
+        storage.PAUSES = ()
+        (self._tries / unit.name).touch()
+        raise OSError("gone")
+
+
+def run(
+    out: Path, numbers: int, size: int, mended: Path, allowed: float = 1.0, broken: int = -1, quick: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
-    stats = run_units(
-        "squares", out, batched([{"n": n} for n in numbers], size), schema=SCHEMA, make=Squares, args={"mended": mended},
-        pool=Pool(2, num_cpus=0.5), noun="numbers", max_dead_share=allowed, say=said.append,
-    )  # fmt: skip
-    return stats, said
+    work = Work(Squares, {"mended": mended}, Numbers(mended, broken), SCHEMA, "numbers", quick)
+    run = Run(out.parent, said.append, max_dead_share=allowed)
+    return run_units(run, "squares", out, cut_units(numbers, size), work, Pool(2, num_cpus=0.5)), said
 
 
 def test_rows_dead_letters_and_resume(ray_cluster: None, tmp_path: Path) -> None:
     out, mended = tmp_path / "out", tmp_path / "mended"
-    stats, _ = run(out, range(50), 5, mended)
+    stats, _ = run(out, 50, 5, mended)
     assert (stats["rows_in"], stats["dead"], stats["tokens"]) == (50, 6, 44)
     letters = read_parquet(out / "dead_letters").to_pylist()
     assert sorted(letter["reason"] for letter in letters) == ["ValueError: forty"] * 5 + ["unlucky"]
@@ -51,7 +83,7 @@ def test_rows_dead_letters_and_resume(ray_cluster: None, tmp_path: Path) -> None
     # Units with dead letters are tried again, the others are not.
     mended.touch()
     before = {p: p.stat().st_mtime_ns for p in (out / "data").glob("*.parquet")}
-    stats, said = run(out, range(50), 5, mended)
+    stats, said = run(out, 50, 5, mended)
     after = {p: p.stat().st_mtime_ns for p in (out / "data").glob("*.parquet")}
     assert sum(before[p] != after[p] for p in before) == 2
     assert "40 of 50 numbers were done before" in said[0]
@@ -59,13 +91,65 @@ def test_rows_dead_letters_and_resume(ray_cluster: None, tmp_path: Path) -> None
     assert read_parquet(out / "data")["n"].to_pylist() == [n for n in range(50) if n != 13]
 
     # Cut otherwise, the old units' rows are not there twice.
-    run(out, range(50), 7, mended)
+    run(out, 50, 7, mended)
     assert read_parquet(out / "data")["square"].to_pylist() == [n * n for n in range(50) if n != 13]
+
+
+def test_quick_units_go_out_several_at_a_time_and_end_in_the_same_rows(ray_cluster: None, tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    mended.touch()
+    stats, said = run(tmp_path / "out", 500, 2, mended, quick=True)
+    assert (stats["rows_in"], stats["dead"], stats["queries_per_unit"]) == (500, 1, 2)
+    assert read_parquet(tmp_path / "out" / "data")["n"].to_pylist() == [n for n in range(500) if n != 13]
+    assert len(list((tmp_path / "out" / "data").iterdir())) == 250
+    assert "500/500 numbers" in said[-1]
+
+
+def test_rows_that_cannot_be_read_stop_the_stage_and_are_no_dead_letters(ray_cluster: None, tmp_path: Path) -> None:
+    out, mended = tmp_path / "out", tmp_path / "mended"
+    with pytest.raises(StorageError, match=r"cannot be read: a file is not there.* run again"):
+        run(out, 20, 5, mended, broken=7)
+    assert not list((out / "dead_letters").glob("*")) or read_parquet(out / "dead_letters").num_rows <= 1
+    mended.touch()
+    stats, _ = run(out, 20, 5, mended, broken=7)
+    assert read_parquet(out / "data")["n"].to_pylist() == [n for n in range(20) if n != 13]
+    assert (stats["rows_in"], stats["units"]) == (20, 4)
+
+
+def test_a_refusal_ends_the_task_at_once(ray_cluster: None, tmp_path: Path) -> None:
+    read: Path = tmp_path / "read"
+    read.mkdir()
+    work = Work(Squares, {"mended": tmp_path}, Broken(read), SCHEMA, "numbers", quick=True)
+    with pytest.raises(StorageError, match="cannot be read"):
+        run_units(Run(tmp_path), "squares", tmp_path / "out", cut_units(2000, 1), work, Pool(1, num_cpus=0.5))
+    # Two tasks may be on their way; each of them has 32 units.
+    assert len(list(read.iterdir())) <= 4
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 9))
+def test_units_are_given_the_files_that_hold_their_queries(rows: int, size: int, other: int) -> None:
+    names = {unit.name: range(unit.start, unit.stop) for unit in cut_units(rows, other)}
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "data").mkdir()
+        for name in names:
+            (Path(directory) / "data" / f"{name}.parquet").touch()
+        artifact = Artifact(
+            Path(directory), {"stats": {"queries_per_unit": other, "units": len(names)}, "stage": "earlier"}
+        )
+        units = with_files(cut_units(rows, size), "earlier", artifact)
+        (Path(directory) / "data" / "of another cut.parquet").touch()
+        with pytest.raises(ArtifactError, match=f"has {len(names) + 1} files where earlier made {len(names)}"):
+            with_files(cut_units(rows, size), "earlier", artifact)
+    assert [row for unit in units for row in range(unit.start, unit.stop)] == list(range(rows))
+    assert sorted(unit.name for unit in units) == [unit.name for unit in units]
+    for unit in units:
+        expected = [name for name, own in names.items() if set(own) & set(range(unit.start, unit.stop))]
+        assert [Path(file).stem for file in unit.files["earlier"]] == expected
 
 
 def test_too_many_dead_letters_stop_the_stage_and_keep_the_rest(ray_cluster: None, tmp_path: Path) -> None:
     with pytest.raises(DeadLetterError, match=r"5 x ValueError: forty") as caught:
-        run(tmp_path / "out", range(50), 5, tmp_path / "mended", allowed=0.05)
+        run(tmp_path / "out", 50, 5, tmp_path / "mended", allowed=0.05)
     assert "run again" in str(caught.value)
     assert read_parquet(tmp_path / "out" / "data").num_rows >= 5
 
@@ -75,7 +159,7 @@ def test_a_half_written_file_is_no_unit(ray_cluster: None, tmp_path: Path) -> No
     mended.touch()
     write_parquet(pa.table({"n": [1]}), out / "data" / "x.parquet")
     (out / "data" / "x.parquet").rename(out / "data" / ".000000-abc.parquet.7.part")
-    run(out, range(10), 5, mended)
+    run(out, 10, 5, mended)
     assert read_parquet(out / "data")["n"].to_pylist() == list(range(10))
 
 
@@ -91,10 +175,9 @@ class Writes:
 
 def test_a_full_disk_stops_the_stage_with_its_reason_and_keeps_the_rest(ray_cluster: None, tmp_path: Path) -> None:
     def write(out: Path) -> dict[str, Any]:
-        return run_units(
-            "writes", out, batched([{"n": n} for n in range(4000)], 10), schema=SCHEMA, make=Writes, args={},
-            pool=Pool(2, num_cpus=0.5), noun="numbers", max_dead_share=0, say=lambda line: None,
-        )  # fmt: skip
+        work = Work(Writes, {}, Numbers(), SCHEMA)
+        run = Run(out.parent, lambda line: None, max_dead_share=0)
+        return run_units(run, "writes", out, cut_units(4000, 10), work, Pool(2, num_cpus=0.5))
 
     with small_disk(tmp_path / "disk", 1) as disk:
         with pytest.raises(StorageError, match="No space left on device"):
@@ -105,3 +188,33 @@ def test_a_full_disk_stops_the_stage_with_its_reason_and_keeps_the_rest(ray_clus
         write(disk.path / "out")
         assert read_parquet(disk.path / "out" / "data")["n"].to_pylist() == list(range(4000))
         assert {p: p.stat().st_mtime_ns for p in kept} == kept
+
+
+class Where:
+    """Says in which process the rows of a unit are read."""
+
+    def __call__(self, unit: Unit) -> list[Row]:
+        return [{"n": os.getpid()} for _ in range(unit.start, unit.stop)]
+
+
+def test_rows_are_read_where_they_are_worked_on(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[dict[str, Any]] = []
+    from_items = ray.data.from_items
+
+    def listen(items: list[dict[str, Any]], **options: Any) -> ray.data.Dataset:
+        handed.extend(items)
+        return from_items(items, **options)
+
+    monkeypatch.setattr(ray.data, "from_items", listen)
+    units = [replace(unit, files={"samples": ("000001.parquet",)}) for unit in cut_units(20, 5)]
+    work = Work(Squares, {"mended": tmp_path / "mended"}, Where(), SCHEMA, quick=True)
+    run_units(Run(tmp_path), "where", tmp_path / "out", units, work, Pool(2, num_cpus=0.5))
+    assert os.getpid() not in read_parquet(tmp_path / "out" / "data")["n"].to_pylist()
+    # The driver hands out names and numbers: as much for a unit of five rows as for one of a million.
+    assert [json.loads(item["unit"]) for item in handed] == [
+        {"name": unit.name, "start": unit.start, "stop": unit.stop, "files": {"samples": ["000001.parquet"]}}
+        for unit in units
+    ]
+    assert all(item.keys() == {"unit"} for item in handed)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from aqe.artifact import MANIFEST, load
 from tests.faults.work import Work, assert_same, cluster_of, ended, log, status, write_work
-from tests.waiting import until
+from tests.tools.waiting import until
 
 FAULTS = ("CPU node killed", "GPU node killed and replaced", "job stopped", "head killed")
 

@@ -22,7 +22,7 @@ from tests.faults.work import (
     units,
     write_work,
 )
-from tests.waiting import until
+from tests.tools.waiting import until
 
 
 def test_cpu_node_killed_during_ranking(tmp_path: Path) -> None:

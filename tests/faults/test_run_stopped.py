@@ -16,7 +16,7 @@ from tests.faults.work import (
     step,
     units,
 )
-from tests.waiting import until
+from tests.tools.waiting import until
 
 pytestmark = pytest.mark.faults
 

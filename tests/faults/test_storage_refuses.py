@@ -20,8 +20,8 @@ from tests.faults.work import (
     step,
     units,
 )
-from tests.small_disk import SmallDisk, small_disk
-from tests.waiting import until
+from tests.tools.small_disk import SmallDisk, small_disk
+from tests.tools.waiting import until
 
 pytestmark = pytest.mark.faults
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from aqe.artifact import MANIFEST, read_parquet
 from cluster.local.nodes import Cluster, Kind, Node, cluster
-from tests.small_project import SMALL, write_project
-from tests.waiting import until
+from tests.tools.small_project import SMALL, write_project
+from tests.tools.waiting import until
 
 #: Small units and many checkpoints: a fault finds some of the work done and some not.
 SETTINGS = (

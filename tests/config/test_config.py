@@ -1,0 +1,163 @@
+"""Configuration: presets parse, mistakes are named, nothing heavy is imported."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from aqe.config import reference
+from aqe.config.data import is_path
+from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
+from aqe.config.sample import PromptConfig
+from aqe.config.serve import ServeConfig
+from aqe.errors import ConfigError
+from aqe.prompts import resolve
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_preset_parses(path: Path) -> None:
+    config = load_config(path.stem, base_dir=ROOT)
+    assert config.name == path.stem
+    assert config.runs_dir.is_absolute()
+    resolve(config.prompt)
+    resolve(config.sample_prompt)
+
+
+def test_every_yaml_is_yaml() -> None:
+    files = [p for p in ROOT.rglob("*.y*ml") if not {".venv", ".tool", "runs"} & set(p.relative_to(ROOT).parts)]
+    assert len(files) >= 4
+    for path in files:
+        assert list(yaml.safe_load_all(path.read_text()))
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_presets_hold_only_differences(path: Path) -> None:
+    tree = yaml.safe_load(path.read_text())
+    defaults = PipelineConfig.model_validate({**tree, "name": "x"}).model_dump(exclude_defaults=True, mode="json")
+
+    def shown(written: object, kept: object, where: str) -> None:
+        if isinstance(written, dict) and isinstance(kept, dict):
+            for key, value in written.items():
+                assert key in kept, f"{where}.{key} says what the default is"
+                shown(value, kept[key], f"{where}.{key}")
+
+    shown({k: v for k, v in tree.items() if k not in ("corpus", "queries")}, defaults, path.stem)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "mention"),
+    [
+        ("sample.num_sample=3", "sample.num_sample: there is no such key"),
+        ("align.dpo.beta=-1", "align.dpo.beta"),
+        ("align.stages=[dpo, rsft]", "stages"),
+        ("sample.num_samples=1", "DPO needs two candidates"),
+        ("models=[sft]", "models"),
+        ("prompt={name: x, template: no place}", "{query} exactly once"),
+        ("sample.seed", "key.path=value"),
+        ("name.x=1", "is a value"),
+        ("models=[rsft", "the value is not YAML"),
+    ],
+)
+def test_mistakes_are_named(assignment: str, mention: str) -> None:
+    with pytest.raises(ConfigError, match=r".") as caught:
+        load_config("demo", [assignment], ROOT)
+    assert mention in str(caught.value)
+
+
+def test_unknown_preset_lists_the_presets() -> None:
+    with pytest.raises(ConfigError, match=r"demo, quickstart"):
+        load_config("nope", base_dir=ROOT)
+
+
+def test_unknown_prompt_lists_the_names() -> None:
+    with pytest.raises(ConfigError, match=r"ear, "):
+        resolve("nope")
+
+
+def test_overrides_and_base_dir(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "corpus: {format: jsonl, path: data/c.jsonl}\n"
+        "queries: {train: {format: jsonl, path: t.jsonl}, dev: {format: jsonl, path: [d.jsonl]}, "
+        "test: {format: jsonl, path: /abs/e.jsonl}}\n"
+    )
+    config = load_config(str(tmp_path / "mine.yaml"), ["align.dpo.beta=0.3", "model.source=org/model"], tmp_path)
+    assert config.name == "mine"
+    assert config.align.dpo.beta == 0.3
+    assert config.model.source == "org/model"
+    assert str(config.corpus.path) == str(tmp_path / "data/c.jsonl")  # type: ignore[union-attr]
+    assert config.queries.dev.path == [tmp_path / "d.jsonl"]  # type: ignore[union-attr]
+    assert str(config.queries.test.path) == "/abs/e.jsonl"  # type: ignore[union-attr]
+
+
+def test_config_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; import aqe.config.pipeline, aqe.errors, aqe.artifact, aqe.records; "
+        "print([m for m in ('ray', 'torch', 'vllm', 'jnius', 'transformers') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "platform"
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def defaults(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Keys that have a default, with its value as JSON would hold it."""
+    for key, field in model.model_fields.items():
+        nested = reference._models(field.annotation)
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        if not field.is_required() and not isinstance(value, BaseModel):
+            yield f"{prefix}{key}", to_jsonable_python(value)
+        for inner in nested:
+            if inner is not PromptConfig:
+                yield from defaults(inner, f"{prefix}{key}.")
+
+
+def test_the_reference_shows_each_default_as_yaml_that_reads_back_to_it() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == reference.page(), "run `make docs`"
+    models: tuple[type[BaseModel], ...] = (PipelineConfig, ServeConfig)
+    for part, model in zip(page.split(reference.ENDPOINT), models, strict=True):
+        shown: dict[str, list[object]] = {}
+        for line in part.splitlines():
+            if line.startswith("| `"):
+                # A bar inside of a cell stands behind a backslash.
+                key, _, default, *_ = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:])
+                if default.startswith("`"):
+                    shown.setdefault(key.strip("`"), []).append(yaml.safe_load(default.strip("`").replace("\\|", "|")))
+        wanted = dict(defaults(model))
+        assert len(wanted) > 20 and any(value is None for value in wanted.values())
+        for key, value in wanted.items():
+            assert value in shown[key] and all(type(v) is type(value) for v in shown[key] if v == value), key
+
+
+@pytest.mark.parametrize("value", [None, True, 0, 1e-08, 5e-05, "", "null", "on", (1, 2), {"a": None}, "a: b | c"])
+def test_any_default_survives_the_reference(value: object) -> None:
+    cell = reference.as_yaml(value)
+    assert "\n" not in cell and not re.search(r"(?<!\\)\|", cell)
+    assert yaml.safe_load(cell.replace("\\|", "|")) == to_jsonable_python(value)
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        *(("gpt2", False), ("owner/name", False), ("package:smollm2-135m-instruct", False)),
+        *(("./gpt2", True), ("~/gpt2", True), ("/models/gpt2", True), ("a/b/c", True), ("here", True), ("", True)),
+    ],
+)
+def test_a_model_is_a_path_a_hub_id_or_a_packages(source: str, path: bool, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    assert is_path(source, tmp_path) is path
+    tree = {"name": "x", "corpus": {"format": "reverse_dictionary"}, "model": {"source": source}}
+    tree["queries"] = {s: {"format": "reverse_dictionary", "split": s} for s in ("train", "dev", "test")}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    # What is a path is made absolute; the rest stays as it is.
+    kept = load_config(str(tmp_path / "mine.yaml"), base_dir=tmp_path).model.source
+    assert (kept != source) is (path and not source.startswith("/"))

@@ -1,0 +1,287 @@
+"""Preference construction: who is chosen, who is rejected, and when there is nothing to prefer."""
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aqe.artifact import MANIFEST, Artifact, write_parquet
+from aqe.base_model import LanguageModel
+from aqe.config.rank import PreferConfig
+from aqe.config.sample import PromptConfig
+from aqe.errors import ArtifactError
+from aqe.prefer.candidates import Candidate, RankedQuery, ranked_query
+from aqe.prefer.diversity import collapse_warning, distinct_n, diversity, diversity_counts, pairwise_cosine
+from aqe.prefer.pairs import dpo_rows
+from aqe.prefer.reward import REWARDS
+from aqe.prefer.select import rsft_row
+from aqe.prefer.stage import build_preferences, gather
+from aqe.records import DPO, JUDGED, PLAIN, RANKS, RSFT, SAMPLES, table
+from aqe.run import Run
+
+
+def ranked(*candidates: tuple[int, float, str, bool], plain: int = 10) -> RankedQuery:
+    made = tuple(Candidate(i, t, t.strip(), f, lp, rank) for i, (rank, lp, t, f) in enumerate(candidates))
+    return RankedQuery("q", "prompt", plain, made)
+
+
+def test_best_against_worst() -> None:
+    row = dpo_rows(ranked((5, -1, " a", True), (2, -1, " b", True), (90, -1, " c", False)), PreferConfig())
+    assert [(r["chosen"], r["rejected"], r["chosen_rank"], r["rejected_rank"]) for r in row] == [(" b", " c", 2, 90)]
+    assert (row[0]["chosen_finished"], row[0]["rejected_finished"]) == (True, False)
+
+
+def test_ties_go_to_the_likelier_then_the_earlier() -> None:
+    case = ranked(
+        (2, -3, " a", True), (2, -1, " b", True), (9, -5, " c", True), (9, -2, " d", True), (9, -2, " e", True)
+    )
+    assert dpo_rows(case, PreferConfig())[0]["chosen"] == " b"
+    assert dpo_rows(case, PreferConfig())[0]["rejected"] == " d"
+
+
+def test_all_alike_gives_no_pair_but_a_target() -> None:
+    case = ranked((7, -2, " a", True), (7, -1, " b", True))
+    assert dpo_rows(case, PreferConfig()) == []
+    row = rsft_row(case, PreferConfig())
+    assert row is not None
+    assert row["completion"] == " b"
+
+
+def test_include_plain_lets_silence_win() -> None:
+    case = ranked((50, -1, " a", True), (30, -1, " b", True), plain=3)
+    row = {
+        "qid": "q",
+        "query": "a query",
+        "samples": [
+            {
+                "sample_idx": c.sample_idx,
+                "raw": c.raw,
+                "expansion": c.expansion,
+                "finish_reason": "stop",
+                "num_tokens": 2,
+                "logprob": -2.0,
+            }
+            for c in case.candidates
+        ],
+        "ranks": [{"sample_idx": i, "gold_rank": r, "ndcg": None} for i, r in ((PLAIN, 3), (0, 50), (1, 30))],
+    }
+    config = PreferConfig(include_plain=True)
+    (pair,) = dpo_rows(ranked_query(row, "prompt", config), config)
+    assert (pair["chosen"], pair["chosen_finished"], pair["rejected"]) == ("", True, " a")
+    assert ranked_query(row, "prompt", PreferConfig()).candidates == case.candidates
+
+
+@pytest.mark.parametrize(
+    ("config", "pairs"),
+    [
+        ({}, 1),
+        ({"pairs_per_query": 2}, 2),
+        ({"pairs_per_query": 9}, 2),
+        ({"min_margin": 4.0}, 1),
+        ({"min_margin": 7.0}, 0),
+        ({"reward": "reciprocal_rank", "min_margin": 0.9}, 1),
+        ({"reward": "reciprocal_rank", "min_margin": 1.0}, 0),
+        ({"only_if_better_than_plain": True}, 1),
+    ],
+)
+def test_options(config: dict[str, Any], pairs: int) -> None:
+    case = ranked((1, -1, " a", True), (4, -1, " b", True), (8, -1, " c", True), (64, -1, " d", True))
+    options = PreferConfig(**config)
+    assert len(dpo_rows(replace(case, reward=REWARDS[options.reward]), options)) == pairs
+
+
+def test_only_if_better_than_plain_leaves_the_query_out() -> None:
+    case = ranked((10, -1, " a", True), (20, -1, " b", True), plain=10)
+    assert dpo_rows(case, PreferConfig(only_if_better_than_plain=True)) == []
+    assert rsft_row(case, PreferConfig(only_if_better_than_plain=True)) is None
+
+
+def test_rsft_only_with_pair_leaves_out_queries_whose_candidates_rank_alike() -> None:
+    alike = ranked((1, -1, " a", True), (1, -2, " b", True), plain=1)
+    apart = ranked((1, -1, " a", True), (2, -2, " b", True), plain=1)
+    assert rsft_row(alike, PreferConfig())["completion"] == " a"  # type: ignore[index]
+    assert rsft_row(alike, PreferConfig(rsft_only_with_pair=True)) is None
+    assert rsft_row(apart, PreferConfig(rsft_only_with_pair=True)) == rsft_row(apart, PreferConfig())
+
+
+def test_ndcg_orders_and_measures_pairs() -> None:
+    made = (
+        Candidate(0, " a", "a", True, -1, 1, 0.4),
+        Candidate(1, " b", "b", True, -1, 3, 0.9),
+        Candidate(2, " c", "c", True, -1, 80, 0.0),
+        Candidate(3, " d", "d", True, -1, 20, 0.0),
+    )
+    case = RankedQuery("q", "prompt", 2, made, REWARDS["ndcg"], 0.5)
+    (row,) = dpo_rows(case, PreferConfig(reward="ndcg", min_margin=0.9))
+    assert (row["chosen"], row["rejected"]) == (" b", " c")
+    assert dpo_rows(case, PreferConfig(reward="ndcg", min_margin=0.91)) == []
+    assert rsft_row(case, PreferConfig(reward="ndcg"))["completion"] == " b"  # type: ignore[index]
+    # Below the cut all are worth the same: no pair, whatever their ranks.
+    below = RankedQuery("q", "prompt", 2, made[2:], REWARDS["ndcg"], 0.0)
+    assert dpo_rows(below, PreferConfig(reward="ndcg")) == []
+
+
+def test_truncated_and_empty_candidates() -> None:
+    case = ranked((1, -1, " cut", False), (2, -1, " ", True), (3, -1, " c", True), (9, -1, " d", True))
+    assert rsft_row(case, PreferConfig())["completion"] == " cut"  # type: ignore[index]
+    assert rsft_row(case, PreferConfig(allow_truncated=False))["completion"] == " c"  # type: ignore[index]
+    assert rsft_row(case, PreferConfig(allow_truncated=False, allow_empty=True))["completion"] == " "  # type: ignore[index]
+
+
+RANK = st.integers(1, 40)
+
+
+@given(
+    st.lists(st.tuples(RANK, st.floats(-9, 0), st.text("ab ", max_size=3), st.booleans()), min_size=1, max_size=9),
+    st.integers(1, 4),
+    st.floats(0, 4),
+    st.booleans(),
+    st.booleans(),
+    RANK,
+)
+def test_pairs_against_a_slow_reference(
+    drawn: list[tuple[int, float, str, bool]], pairs: int, margin: float, truncated: bool, better: bool, plain: int
+) -> None:
+    case = ranked(*drawn, plain=plain)
+    config = PreferConfig(
+        pairs_per_query=pairs, min_margin=margin, allow_truncated=truncated, only_if_better_than_plain=better
+    )
+    good = [c for c in case.candidates if c.expansion and (c.finished or truncated)]
+    if better and good and min(c.rank for c in good) >= plain:
+        good = []
+    expected = []
+    bad = list(case.candidates)
+    for _ in range(pairs):
+        if not good or not bad:
+            break
+        best = min(good, key=lambda c: (c.rank, -c.logprob_per_token, c.sample_idx))
+        worst = min(bad, key=lambda c: (-c.rank, -c.logprob_per_token, c.sample_idx))
+        if best.rank >= worst.rank or math.log2(worst.rank) - math.log2(best.rank) < margin:
+            break
+        expected.append((best.raw, worst.raw, best.rank, worst.rank))
+        good = [c for c in good if c.raw != best.raw]
+        bad = [c for c in bad if c.raw != worst.raw]
+    rows = dpo_rows(case, config)
+    assert [(r["chosen"], r["rejected"], r["chosen_rank"], r["rejected_rank"]) for r in rows] == expected
+
+
+def make_artifact(run: Run, stage: str, files: dict[str, pa.Table], **stats: int) -> Artifact:
+    def build(out: Path) -> dict[str, int]:
+        for name, data in files.items():
+            write_parquet(data, out / f"{name}.parquet")
+        return stats
+
+    return run.make(stage, config={}, inputs={}, build=build)
+
+
+def test_stage_writes_the_contract(ray_cluster: None, tmp_path: Path) -> None:
+    samples: dict[str, list[dict[str, Any]]] = {"absent": []}
+    ranks: dict[str, list[dict[str, Any]]] = {"absent": []}
+    for q, plain in (("q1", 5), ("q2", 1)):
+        samples[q] = [
+            {"unit_id": "u", "qid": q, "sample_idx": i, "raw": f" w{i}", "expansion": f"w{i}", "finish_reason": "stop",
+             "num_tokens": 2, "logprob": -1.0, "duplicate": False}
+            for i in range(3)
+        ]  # fmt: skip
+        golds = [plain, *(4 + i if q == "q1" else 7 for i in range(3))]
+        ranks[q] = [
+            {"qid": q, "sample_idx": i, "gold_docid": "d", "gold_rank": rank, "score": 1.0}
+            for i, rank in enumerate(golds, PLAIN)
+        ]
+    said: list[str] = []
+    run = Run(tmp_path, said.append)
+    order = ("q2", "q1", "absent")
+    queries = table([{"qid": q, "text": f"about {q}", "relevant": ["d"], "grades": [1]} for q in order], JUDGED)
+    # Two queries to a file of samples, one to a file of ranks.
+    one, two = (table([row for q in part for row in samples[q]], SAMPLES) for part in (order[:2], order[2:]))
+    made = partial(
+        build_preferences,
+        run,
+        PreferConfig(),
+        prompt=PromptConfig(name="short", template="Q: {query}"),
+        model=LanguageModel(tmp_path, "none", "none", None),
+        judged=make_artifact(run, "judged", {"queries": queries}),
+        samples=make_artifact(run, "samples", {"data/0": one, "data/1": two}, queries_per_unit=2, units=2),
+        ranks=make_artifact(
+            run,
+            "ranks",
+            {f"data/{i}": table(ranks[q], RANKS) for i, q in enumerate(order)},
+            queries_per_unit=1,
+            units=3,
+            rows_in=2,
+            dead=0,
+        ),
+    )
+    artifact = made()
+    rsft, dpo, stats = artifact.read("rsft"), artifact.read("dpo"), artifact.stats
+    assert rsft.schema.equals(RSFT)
+    assert dpo.schema.equals(DPO)
+    assert rsft["qid"].to_pylist() == ["q2", "q1"]
+    assert dpo.to_pylist() == [{
+        "qid": "q1", "prompt": "Q: about q1", "chosen": " w0", "rejected": " w2", "chosen_finished": True, "rejected_finished": True,
+        "chosen_rank": 4, "rejected_rank": 6,
+    }]  # fmt: skip
+    assert not (artifact.path / "data").exists(), "the units' files are one now"
+    assert stats["queries_without_candidates"] == 1
+    assert (stats["queries"], stats["rsft_rows"], stats["dpo_pairs"], stats["queries_with_pair"]) == (2, 2, 1, 1)
+    assert stats["best_beats_plain"] == 0.5
+    assert stats["plain_mrr"] == pytest.approx((1 / 5 + 1) / 2, abs=1e-5)
+    assert stats["candidate_mrr"] == pytest.approx(((1 / 4 + 1 / 5 + 1 / 6) / 3 + 1 / 7) / 2, abs=1e-5)
+    assert (stats["mean_pairwise_cosine"], stats["distinct_1"]) == (0, 1)
+    assert any("1 of 2 queries gave a pair" in line for line in said)
+    # Killed at its very end, it is made again, and is the same.
+    (artifact.path / MANIFEST).unlink()
+    (artifact.path / "dpo.parquet").unlink()
+    again = made()
+    assert (again.read("rsft"), again.read("dpo")) == (rsft, dpo)
+
+
+def test_a_unit_that_is_gone_is_not_left_out(tmp_path: Path) -> None:
+    write_parquet(
+        pa.table({"rsft": pa.array([], pa.struct(RSFT)), "dpo": pa.array([], pa.list_(pa.struct(DPO)))}),
+        tmp_path / "data" / "0.parquet",
+    )
+    with pytest.raises(ArtifactError, match=r"1\.parquet does not exist"):
+        gather(tmp_path, ["0", "1"])
+
+
+@given(st.lists(st.text("ab c", max_size=8), min_size=2, max_size=6))
+def test_cosine_against_all_pairs(texts: list[str]) -> None:
+    def cosine(x: str, y: str) -> float:
+        a, b = x.split(), y.split()
+        dot = sum(a.count(w) * b.count(w) for w in set(a))
+        return (
+            dot / math.sqrt(sum(a.count(w) ** 2 for w in set(a)) * sum(b.count(w) ** 2 for w in set(b))) if dot else 0.0
+        )
+
+    pairs = [cosine(texts[i], texts[j]) for i in range(len(texts)) for j in range(i)]
+    assert pairwise_cosine(texts) == pytest.approx(sum(pairs) / len(pairs), abs=1e-9)
+
+
+def test_collapse_is_seen() -> None:
+    alike = diversity(diversity_counts(["the same words"] * 9))
+    assert alike["mean_pairwise_cosine"] == pytest.approx(1.0)
+    assert collapse_warning(alike) is not None
+    apart = diversity(diversity_counts(["one", "two", "three four"]))
+    assert apart["mean_pairwise_cosine"] == 0
+    assert collapse_warning(apart) is None
+    assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
+    silent = diversity(diversity_counts(["", "", ""]))
+    assert silent["distinct_1"] is None
+    assert "no candidate holds a word" in str(collapse_warning(silent))
+    json.dumps(silent, allow_nan=False)
+
+
+def test_several_pairs_choose_no_text_twice() -> None:
+    case = ranked(
+        (1, -1, " a", True), (1, -2, " a", True), (2, -1, " b", True), (9, -1, " c", True), (9, -3, " c", True)
+    )
+    rows = dpo_rows(case, PreferConfig(pairs_per_query=3))
+    assert [(r["chosen"], r["rejected"]) for r in rows] == [(" a", " c")]

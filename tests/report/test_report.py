@@ -1,0 +1,306 @@
+"""metrics.json, the examples and the report."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aqe import records
+from aqe.config.evaluate import EvaluateConfig
+from aqe.errors import InputError
+from aqe.evaluate.compare import ORDER, PAIRS, System, best_model, evaluate, main_model
+from aqe.evaluate.measures import MEASURES
+from aqe.report.console import console_examples, console_table
+from aqe.report.examples import pick_examples
+from aqe.report.page import ReportContext, number, write_report
+
+NASTY = "a <script>alert('x')</script> | *pipe* & `code`?"
+CONFIG = EvaluateConfig(bootstrap=200)
+NUM = 80
+
+
+def make_queries(answers: bool = False) -> pa.Table:
+    return records.table(
+        [
+            {
+                "qid": f"q{i}",
+                "text": NASTY if i == 3 else f"question {i}?",
+                "answers": ["paris"] if answers and i % 2 else [],
+                "positives": [f"d{i}"],
+            }
+            for i in range(NUM)
+        ],
+        records.QUERIES,
+    )
+
+
+def make_systems() -> list[System]:
+    rng = np.random.default_rng(0)
+    base = np.exp(rng.normal(3, 2, NUM))
+    made = []
+    for at, name in enumerate(ORDER):
+        count = 30 if name == "best_of_n" else NUM
+        noise = 0 if name == "bm25" else rng.normal(-0.1 * at, 1, NUM)
+        ranks = np.maximum(1, base * np.exp(noise))[:count].astype(np.int32)
+        if name == "rsft_dpo":
+            ranks[3] = 1_000_000
+        texts = [f"paris word{i} <b>{name}</b>" if i % 4 else "" for i in range(count)]
+        made.append(
+            System(
+                name,
+                f"label <{name}>",
+                ranks,
+                np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0),
+                None if name == "bm25" else texts,
+                np.arange(count) if name == "best_of_n" else None,
+                0.2,
+            )
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def systems() -> list[System]:
+    return make_systems()
+
+
+@pytest.fixture(scope="module")
+def metrics(systems: list[System]) -> dict[str, Any]:
+    return evaluate(make_queries(answers=True), systems[::-1], CONFIG)
+
+
+def test_metrics_hold_every_number_of_the_table(metrics: dict[str, Any], systems: list[System]) -> None:
+    assert list(metrics["systems"]) == list(ORDER)
+    assert set(metrics["differences"]) == set(metrics["comparisons"]) == {f"{a}_vs_{b}" for a, b in PAIRS}
+    blocks = [*metrics["systems"].values(), *metrics["differences"].values()]
+    blocks += [s["without_leak"] for s in metrics["systems"].values() if "without_leak" in s]
+    for block in blocks:
+        for measure in MEASURES:
+            found = block[measure]
+            assert found["low"] <= found["value"] <= found["high"]
+    for system in systems:
+        found = metrics["systems"][system.name]
+        assert found["mrr"]["value"] == pytest.approx(float(np.mean(1 / system.ranks)))
+        assert found["top_5"]["value"] == pytest.approx(float(np.mean(system.ranks <= 5)))
+        assert found["num_queries"] == len(system.ranks)
+    assert metrics["num_queries"] == NUM
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_differences_are_paired_over_the_queries_that_both_cover(
+    metrics: dict[str, Any], systems: list[System]
+) -> None:
+    ranks = {s.name: s.ranks for s in systems}
+    for a, b in PAIRS:
+        count = min(len(ranks[a]), len(ranks[b]))
+        wanted = np.mean(1 / ranks[a][:count]) - np.mean(1 / ranks[b][:count])
+        assert metrics["differences"][f"{a}_vs_{b}"]["mrr"]["value"] == pytest.approx(float(wanted))
+        seen = metrics["comparisons"][f"{a}_vs_{b}"]
+        assert seen["wins"] + seen["losses"] + seen["ties"] == seen["num_queries"] == count
+        assert seen["wins"] == int((ranks[a][:count] < ranks[b][:count]).sum())
+        assert 0 < seen["p_value"] <= 1
+
+
+def test_paired_interval_is_that_of_the_differences(systems: list[System], metrics: dict[str, Any]) -> None:
+    # The difference of a system to a copy of itself has no width, however wide the interval of each is.
+    twin = System("rsft", "twin", systems[0].ranks, systems[0].ndcg, ["x"] * NUM)
+    found = evaluate(make_queries(), [systems[0], twin], CONFIG)
+    assert found["differences"]["rsft_vs_bm25"]["mrr"] == pytest.approx({"value": 0, "low": 0, "high": 0})
+    assert found["comparisons"]["rsft_vs_bm25"]["p_value"] == 1
+    assert found["systems"]["rsft"]["mrr"] == found["systems"]["bm25"]["mrr"] == metrics["systems"]["bm25"]["mrr"]
+
+
+def test_relative_gain(metrics: dict[str, Any]) -> None:
+    top = {n: s["top_1"]["value"] for n, s in metrics["systems"].items()}
+    gain = metrics["relative_gains"]["rsft_dpo_vs_zero_shot"]["top_1"]
+    assert gain["value"] == pytest.approx(top["rsft_dpo"] / top["zero_shot"] - 1)
+    assert gain["low"] <= gain["value"] <= gain["high"]
+
+
+def test_leakage_and_what_is_left_without_it(metrics: dict[str, Any], systems: list[System]) -> None:
+    found = metrics["systems"]["rsft"]
+    # Half of the queries have the answer; every expansion but the empty ones gives it away, and those are even.
+    assert found["leakage_share"] == 1
+    assert found["without_leak"]["num_queries"] == NUM // 2
+    kept = np.arange(NUM) % 2 == 0
+    assert found["without_leak"]["mrr"]["value"] == pytest.approx(float(np.mean(1 / systems[4].ranks[kept])))
+    assert found["without_leak"]["bm25"]["mrr"]["value"] == pytest.approx(float(np.mean(1 / systems[0].ranks[kept])))
+    assert found["empty_share"] == 0.25
+    assert metrics["systems"]["bm25"]["leakage_share"] is None
+    assert evaluate(make_queries(), systems, CONFIG)["systems"]["rsft"]["leakage_share"] is None
+
+
+def test_arrays_that_do_not_fit_are_refused(systems: list[System]) -> None:
+    short = System("rsft", "short", systems[0].ranks[:5], systems[0].ndcg[:5])
+    with pytest.raises(InputError, match="system rsft"):
+        evaluate(make_queries(), [short], CONFIG)
+    with pytest.raises(InputError, match="each name once"):
+        evaluate(make_queries(), [systems[0], systems[0]], CONFIG)
+
+
+def test_models_are_named(metrics: dict[str, Any]) -> None:
+    assert main_model(metrics) == "rsft_dpo"
+    best = max(("rsft", "dpo", "rsft_dpo"), key=lambda n: metrics["systems"][n]["mrr"]["value"])
+    assert best_model(metrics) == best
+    assert main_model({"systems": {"bm25": {}}}) is None and best_model({"systems": {"bm25": {}}}) is None
+
+
+def test_examples_are_the_largest_changes_and_the_same_again(metrics: dict[str, Any], systems: list[System]) -> None:
+    queries = make_queries(answers=True)
+    found = pick_examples(queries, systems, metrics, 4, {"d3": ("a title", "a text")})
+    assert found == pick_examples(queries, systems, metrics, 4, {"d3": ("a title", "a text")})
+    ranks = {s.name: s.ranks.astype(float) for s in systems}
+    gain = np.log2(ranks["bm25"] / ranks[str(found.model)])
+    assert [e.qid for e in found.wins] == [f"q{i}" for i in np.argsort(-gain, kind="stable")[:4]]
+    assert [e.qid for e in found.losses] == [f"q{i}" for i in np.argsort(gain, kind="stable")[:4]]
+    picked = {e.qid for e in [*found.wins, *found.losses]}
+    assert len(found.unpicked) == 4 and not picked & {e.qid for e in found.unpicked}
+    assert pick_examples(queries, systems, metrics, 0).wins == []
+
+
+class Page(HTMLParser):
+    """What a page loads, and whether its elements close in order."""
+
+    VOID = frozenset({"meta", "br", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for key, value in attrs:
+            if key in {"src", "href"}:
+                self.loads.append(value or "")
+            if key == "id":
+                self.ids.append(value or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, Any], systems: list[System]) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    curve = tmp_path_factory.mktemp("curves") / "loss of <rsft>.png"
+    curve.write_bytes(b"\x89PNG\r\n\x1a\n")
+    stages = [{"stage": "sample <1>", "seconds": 130.0, "counts": {"rows": 1200}, "rates": {"rows/s": 9.23}}]
+    context = ReportContext(
+        "A & B <title>",
+        make_queries(answers=True),
+        systems,
+        subtitle="sub <title>",
+        settings={"align": {"dpo": {"beta": 0.3}}, "name": "<x>"},
+        stages=[*stages, {"stage": "rank", "seconds": 3}],
+        curves=[(curve, "loss & <curve>")],
+        sampling={"candidates": 64_000},
+        preferences={"pairs": 12},
+        dead_letters={"sample": 0},
+        paths={"model": out / "model"},
+        next_steps=["try <this>"],
+        docs={"d3": ("title <i>", "text <i>")},
+    )
+    write_report(out, metrics, context)
+    return out
+
+
+def test_the_page_is_whole_escaped_and_asks_no_other_host(report: Path) -> None:
+    html = (report / "report.html").read_text()
+    page = Page()
+    page.feed(html)
+    assert page.open == []
+    assert not {"script", "link", "iframe"} & page.tags
+    assert "&lt;script&gt;alert" in html
+    assert all(address.startswith(("#", "data:")) for address in page.loads)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert len(page.ids) == len(set(page.ids))
+    assert "prefers-color-scheme: dark" in html
+    for svg in re.findall(r"<svg.*?</svg>", html, flags=re.S):
+        ElementTree.fromstring(svg)
+        assert "#23272e" not in svg
+
+
+def test_the_markdown_shows_its_plots_and_means_only_itself(report: Path) -> None:
+    text = (report / "report.md").read_text()
+    pictures = re.findall(r"!\[[^\n]*?\]\((.+?)\)", text)
+    assert len(pictures) == 7
+    assert all((report / picture).exists() for picture in pictures)
+    assert "<" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    starts = [i for i, line in enumerate(text.splitlines()) if line.startswith("|---")]
+    lines = text.splitlines()
+    assert len(starts) >= 8 and len(rows) > 40
+    for start in starts:
+        columns = len(re.findall(r"(?<!\\)\|", lines[start]))
+        at = start - 1
+        while at < len(lines) and lines[at].startswith("|"):
+            assert len(re.findall(r"(?<!\\)\|", lines[at])) == columns, lines[at]
+            at += 1
+
+
+def test_the_report_leaves_data_beside_it(report: Path, metrics: dict[str, Any], systems: list[System]) -> None:
+    assert json.loads((report / "metrics.json").read_text()) == metrics
+    rows = pq.read_table(report / "per_query.parquet").to_pylist()
+    assert len(rows) == sum(len(s.ranks) for s in systems)
+    assert rows[1]["composed"] == rows[1]["query"] and rows[1]["expansion"] is None
+    last = next(r for r in rows if r["system"] == "rsft" and r["qid"] == "q1")
+    assert last["composed"] == "question 1 ? paris word1 <b>rsft</b>"
+    assert last["gold_rank"] == systems[4].ranks[1] and last["mrr"] == 1 / systems[4].ranks[1]
+
+
+@pytest.mark.parametrize("main", ["rsft", "dpo", "rsft_dpo"])
+def test_the_page_sets_off_the_rows_of_the_main_model(main: str, systems: list[System], tmp_path: Path) -> None:
+    others = {"rsft": ["dpo", "rsft_dpo"], "dpo": ["rsft_dpo"], "rsft_dpo": []}[main]
+    some = [system for system in systems if system.name not in others]
+    metrics = evaluate(make_queries(), some, CONFIG)
+    write_report(tmp_path, metrics, ReportContext("t", make_queries(), some))
+    rows = re.findall(r'<tr class="main">.*?</tr>', (tmp_path / "report.html").read_text(), flags=re.S)
+    pairs = [pair for pair in metrics["differences"] if pair.startswith(f"{main}_vs_")]
+    assert pairs and len(rows) == 1 + len(pairs)
+    assert all(f"</span>label &lt;{main}&gt;" in row or f"<td>label &lt;{main}&gt; " in row for row in rows)
+
+
+def test_a_report_of_few_systems_and_no_facts(tmp_path: Path, systems: list[System]) -> None:
+    queries = make_queries()
+    for some in ([systems[0]], [systems[4]], [systems[0], systems[5]]):
+        found = evaluate(queries, some, CONFIG)
+        write_report(tmp_path, found, ReportContext("t", queries, some))
+        assert "<h2>Systems</h2>" in (tmp_path / "report.html").read_text()
+        assert console_table(found) and isinstance(console_examples(queries, some, found), str)
+
+
+def test_console_table_fits_a_terminal(metrics: dict[str, Any], systems: list[System]) -> None:
+    text = console_table(metrics)
+    assert max(map(len, text.splitlines())) <= 120
+    shown = [line.split()[0] for line in text.splitlines()]
+    assert [n for n in shown if n.rstrip("*") in ORDER][: len(ORDER)] == [*ORDER[:-1], "best_of_n*"]
+    value = metrics["systems"]["dpo"]["mrr"]["value"] * 100
+    assert f"{value:.1f} [" in next(line for line in text.splitlines() if line.startswith("dpo"))
+    assert "30 of the queries only" in text
+    examples = console_examples(make_queries(), systems, metrics, 2)
+    assert "Best wins" in examples and max(map(len, examples.splitlines())) <= 118
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1234567, "1,234,567"), (0.1234, "0.123"), (None, "–"), (True, "True"), (12345.67, "12,345.7"), ("x", "x")],
+)
+def test_number(value: Any, shown: str) -> None:
+    assert number(value) == shown

@@ -1,0 +1,141 @@
+"""The house: who may know whom. Every room of `aqe` stands in the table, above all that it may import."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aqe
+
+HOUSE = Path(aqe.__file__).parent
+
+#: Module or package of aqe -> those that it may import, from the bottom of the house to its top. What a stage needs is
+#: below it; no two stages know each other unless one reads what the other knows best.
+MAY_KNOW = {
+    # Words that all use.
+    "errors": "",
+    "config": "errors",
+    "records": "errors",
+    "prompts": "config errors",
+    "compose": "",
+    "ranker": "",
+    "malloc": "",
+    # Files, metrics, nodes, models.
+    "observe": "config",
+    "storage": "errors observe",
+    "artifact": "errors storage",
+    "compiled": "artifact storage",
+    "nodes": "errors",
+    "smollm2": "errors",
+    "base_model": "artifact config errors smollm2 storage",
+    # What every stage gets, and the pool that most use.
+    "run": "artifact config errors nodes observe",
+    "units": "artifact errors observe records run storage",
+    # The stages, in the order of the loop. `impacts` is the engine of exact gold ranks.
+    "corpus": "artifact config errors nodes observe prompts records run",
+    "index": "artifact compiled config errors nodes observe run storage",
+    "impacts": "compiled config errors index ranker",
+    "sample": "artifact base_model compose config errors malloc nodes observe prompts records run storage units",
+    "rank": "artifact compose config errors impacts index nodes observe ranker records run units",
+    "prefer": "artifact base_model config errors nodes prompts records run storage units",
+    "align": "artifact base_model config errors malloc nodes observe prompts records run storage",
+    "evaluate": "artifact base_model compose config corpus errors prefer rank ranker records run units",
+    "report": "align artifact compose config evaluate observe prompts run storage",
+    # What uses an aligned model.
+    "expand": "artifact base_model compose config errors prompts sample",
+    "pyterrier": "errors expand",
+    "__init__": "expand",
+    # Which stage gets what, and the command line.
+    "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample",
+    "check": "align base_model config corpus errors index prompts sample",
+    "cli": "__init__ check config errors observe pipeline",
+    "__main__": "cli",
+}  # fmt: skip
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Rooms of aqe that a file names in an import, wherever in it that stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"aqe.{alias.name}" for alias in node.names] if node.module == "aqe" else [node.module]
+        for name in names:
+            if name.startswith("aqe."):
+                room = name.split(".")[1]
+                # `from aqe import Expander`
+                yield room if room in MAY_KNOW else "__init__"
+
+
+def files(room: str) -> list[Path]:
+    return sorted((HOUSE / room).rglob("*.py")) if (HOUSE / room).is_dir() else [HOUSE / f"{room}.py"]
+
+
+def test_the_table_names_every_room() -> None:
+    there = {path.stem for path in HOUSE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there == set(MAY_KNOW)
+
+
+@pytest.mark.parametrize("room", MAY_KNOW)
+def test_a_room_imports_what_the_table_says_and_nothing_else(room: str) -> None:
+    known = {name for file in files(room) for name in imported(file)} - {room}
+    assert known == set(MAY_KNOW[room].split())
+
+
+def test_all_arrows_point_down() -> None:
+    above: list[str] = []
+    for room, known in MAY_KNOW.items():
+        assert set(known.split()) <= set(above), f"{room} knows a room that stands above it"
+        above.append(room)
+
+
+STAGES = ("corpus", "index", "sample", "rank", "prefer", "align", "evaluate", "report")
+
+
+@pytest.mark.parametrize("room", STAGES)
+def test_stages_have_one_form(room: str) -> None:
+    """The run first, then configuration, then artifacts by name."""
+    stage = __import__(f"aqe.{room}.stage", fromlist=["stage"])
+    functions = [
+        function
+        for name, function in inspect.getmembers(stage, inspect.isfunction)
+        if function.__module__ == stage.__name__ and not name.startswith("_")
+    ]
+    makers = [f for f in functions if inspect.signature(f).return_annotation is aqe_artifact()]
+    assert makers
+    for function in makers:
+        parameters = inspect.signature(function).parameters
+        assert next(iter(parameters)) == "run", function
+        artifacts = {name for name, p in parameters.items() if "Artifact" in str(p.annotation)}
+        assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in artifacts), function
+
+
+def test_more_than_six_arguments_have_a_reason() -> None:
+    for path in sorted(HOUSE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                few = len([name for name in names if name not in ("self", "cls")]) <= 6
+                assert few or "six arguments" in (ast.get_docstring(node) or ""), f"{path}: {node.name}"
+
+
+def aqe_artifact() -> type:
+    from aqe.artifact import Artifact
+
+    return Artifact
+
+
+def test_the_graph_can_be_read() -> None:
+    assert len((HOUSE / "pipeline.py").read_text().splitlines()) < 200
+    for room in MAY_KNOW:
+        if room not in ("pipeline", "cli"):
+            assert not any("Pipeline" in line.split("#")[0] for f in files(room) for line in f.read_text().splitlines()
+                           if "PipelineConfig" not in line), f"{room} knows the pipeline"  # fmt: skip
+
+
+def test_platform_is_never_a_package() -> None:
+    assert not (HOUSE.parent / "__init__.py").exists(), "it would shadow the standard library's platform"

@@ -1,0 +1,31 @@
+"""What a run tells: a stage once, what it cost, and how many rows it may lose."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from aqe.artifact import write_parquet
+from aqe.config.pipeline import PriceConfig
+from aqe.errors import DeadLetterError
+from aqe.run import Run
+
+
+def test_a_stage_is_said_when_it_is_made_and_once_when_it_was_there(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = Run(tmp_path / "new" / "run", said.append, PriceConfig(cpu=1.0))
+    stats = {"queries": 4, "cpu_hours": 2.0, "gpu_hours": 0.0}
+    artifacts = [run.make("sample", config={}, inputs={}, build=lambda out: stats) for _ in range(3)]
+    assert artifacts[0] == artifacts[1] == artifacts[2]
+    assert said == [
+        "sample: made in 00:00, 2 CPU hours (500 per 1,000 rows), 2.00 at the configured price",
+        f"sample: done before, {artifacts[0].path.name}",
+    ]
+
+
+def test_too_many_dead_letters_are_an_error_with_their_reasons(tmp_path: Path) -> None:
+    letters = tmp_path / "dead_letters.parquet"
+    write_parquet(pa.table({"reason": ["too long", "too long", "empty"]}), letters)
+    Run(tmp_path, max_dead_share=0.3).check_dead("sample", letters, 3, 10)
+    with pytest.raises(DeadLetterError, match=r"3 of 10 rows .* 2 x too long; 1 x empty"):
+        Run(tmp_path, max_dead_share=0.29).check_dead("sample", letters, 3, 10)
