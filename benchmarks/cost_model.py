@@ -1,21 +1,27 @@
 """What the loop would take on cloud machines, on paper: from measured costs a unit.
 
 usage: python benchmarks/cost_model.py [--queries 80000] [--passages 21015324] [--candidates 50] [--tokens 100]
-       [--gpus 8] [--cpu-nodes 4] [--price p5.4xlarge=6.88 ...]
+       [--relevant 50] [--gpus 8] [--cpu-nodes 4] [--price p5.4xlarge=6.88 ...]
 
-Reads bench_gold_rank.json, bench_scaling.json and bench_gpu.json in docs/results: the tables follow what these measure.
+Reads bench_gold_rank.json, bench_scaling.json, bench_driver.json and bench_gpu.json in docs/results: the tables follow
+what these measure.
 Prices are yours to give (of one machine, an hour, any currency); without one a row has hours only. What is measured,
 what is taken from others, and what is assumed: docs/scale.md.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "platform"))
+RESULTS = ROOT / "docs" / "results"
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ PARAMETERS = 8e9
 RSFT_OPERATIONS, DPO_OPERATIONS = 6, 2 * (6 + 2)
 PROMPT_TOKENS = 60
 QUERIES_PER_UNIT = 8
+#: Units of a task for which bench_scaling.json has a rate.
+MEASURED_AT_ONCE = (1, 4, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Load:
     candidates: int
     tokens: int
     """Of a candidate, at most: the limit."""
+    relevant: int
+    """Passages of a query, where answers decide."""
 
 
 class Measured:
@@ -59,8 +69,14 @@ class Measured:
         self.ranks = json.loads((RESULTS / "bench_gold_rank.json").read_text())
         scaling = json.loads((RESULTS / "bench_scaling.json").read_text())
         self.efficiency = float(scaling["stages"]["ranking"]["efficiency"])
-        self.units_per_second = float(scaling["stages"]["dispatch"]["two_nodes"])
+        #: Seconds that the driver takes for a unit, where so many go out at once.
+        self.seconds_a_unit = [1 / scaling["stages"][f"dispatch_{n}"]["two_nodes"] for n in MEASURED_AT_ONCE]
         self.runs: Mapping[str, Any] = scaling["runs"]
+        sizes = json.loads((RESULTS / "bench_driver.json").read_text())["sizes"].values()
+        #: (queries, GiB) of the driver from judging to preferences, and (pairs, GiB) of one that judges by answers.
+        self.driver = [(size["queries"], size["peak_gib"]) for size in sizes]
+        by_answers = [size["judge_by_answers"] for size in sizes]
+        self.judging = [(judged["pairs"], judged["peak_gib"]) for judged in by_answers]
         gpu = json.loads((RESULTS / "bench_gpu.json").read_text())
         large = gpu["models"]["8b"]
         #: An H100, the transformers engine with `engine.max_batch: 1024`.
@@ -82,10 +98,26 @@ class Measured:
         run = self.runs["wiki_small"]["build_impacts"]
         return float(run["bytes"] / run["passages"] * passages)
 
-    def driver_bytes(self, tokens: float) -> float:
-        """What the driver of ranking holds for a candidate of so many tokens."""
-        runs = (self.runs["quickstart"], self.runs["wiki_small"])
-        return self._line(*((r["tokens_per_candidate"], r["driver_bytes_per_candidate"]) for r in runs), tokens)
+    def driver_gib(self, queries: int) -> float:
+        """Memory of the driver: linear in queries, however many candidates they have."""
+        small, large = self.driver
+        return self._line(small, large, queries)
+
+    def judging_gib(self, pairs: int) -> float:
+        """Memory of the driver that judges by answers: linear in pairs of query and passage."""
+        small, large = self.judging
+        return self._line(small, large, pairs)
+
+    def dispatch_hours(self, queries: int, cores: int) -> float:
+        """Hours in which the driver hands out each unit to sample, to rank, and to prefer, to so many workers."""
+        from aqe.units import at_once
+
+        units = queries // QUERIES_PER_UNIT
+        sizes = (1, at_once(units, cores), at_once(units, cores))
+        # A share of a unit's time is that of its task: a straight line over 1 / n.
+        tasks = [1 / n for n in reversed(MEASURED_AT_ONCE)]
+        seconds = np.interp([1 / n for n in sizes], tasks, self.seconds_a_unit[::-1])
+        return float(units * seconds.sum() / 3600)
 
     @property
     def pairs(self) -> float:
@@ -131,11 +163,6 @@ def wall(name: str, each: tuple[float, float], gpus: int, cpu_nodes: int) -> flo
     return each[0] / gpus + each[1] / cores
 
 
-def head_gib(load: Load, measured: Measured) -> float:
-    """Memory of the driver."""
-    return load.queries * load.candidates * measured.driver_bytes(load.tokens) / 2**30
-
-
 def stage_table(load: Load, measured: Measured, gpus: int, cpu_nodes: int, prices: Mapping[str, float]) -> str:
     """Each stage on each GPU machine."""
     lines = ["| stage | on | GPU hours | CPU hours | hours by the clock | price |", "|---|---|---|---|---|---|"]
@@ -163,17 +190,17 @@ def _money(cost: float | None) -> str:
 
 def growth_table(load: Load, measured: Measured, gpus: int, cpu_nodes: int) -> str:
     """Ten and a hundred times the queries, or the passages, on the same fleet: hours, memory, and the bottleneck."""
-    names = ("queries", "passages", "index", "sample", "rank", "train", "dispatch", "head's memory", "index a node")
+    names = ("queries", "passages", "index", "sample", "rank", "train", "dispatch", "driver")
+    names += ("judging by answers", "index a node")
     head = f"| {' | '.join(names)} | bottleneck |"
-    lines = [head, "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [head, "|---|---|---|---|---|---|---|---|---|---|---|"]
     gpu = GPUS[-1]
     for queries, passages in ((1, 1), (10, 1), (100, 1), (1, 10), (1, 100)):
         big = replace(load, queries=load.queries * queries, passages=load.passages * passages)
         each = {name: wall(name, h, gpus, cpu_nodes) for name, h in hours(big, gpu, measured).items()}
         train = each["RSFT"] + each["DPO"]
-        # Each unit is handed out twice: to sample, and to rank.
-        dispatch = 2 * big.queries / QUERIES_PER_UNIT / measured.units_per_second / 3600
-        memory, index = head_gib(big, measured), measured.index_bytes(big.passages) / 2**30
+        dispatch = measured.dispatch_hours(big.queries, cpu_nodes * CPU_CORES)
+        memory, index = measured.driver_gib(big.queries), measured.index_bytes(big.passages) / 2**30
         indexes = each[INDEX] + each[IMPACTS]
         clocks = {
             "indexing": indexes, "sampling": each["sample"], "ranking": each["rank"], "training": train,
@@ -181,12 +208,14 @@ def growth_table(load: Load, measured: Measured, gpus: int, cpu_nodes: int) -> s
         }  # fmt: skip
         slowest = max(clocks, key=lambda name: clocks[name])
         bottleneck = f"{slowest} ({clocks[slowest] / sum(clocks.values()):.0%} of the hours)"
-        if memory > HEAD_GIB:
-            bottleneck = f"the head's memory ({memory:,.0f} of {HEAD_GIB} GiB), then {bottleneck}"
+        judging = measured.judging_gib(big.queries * big.relevant)
+        for held, where in ((judging, ", where answers judge"), (memory, "")):
+            if held > HEAD_GIB:
+                bottleneck = f"the head's memory{where} ({held:,.0f} of {HEAD_GIB} GiB), then {bottleneck}"
         lines.append(
             f"| {big.queries:,} | {big.passages / 1e6:,.0f} M | {indexes:.1f} h | {each['sample']:.1f} h "
-            f"| {each['rank']:.2f} h | {train:.2f} h | {dispatch:.2f} h | {memory:,.0f} GiB "
-            f"| {index:,.1f} GiB | {bottleneck} |"
+            f"| {each['rank']:.2f} h | {train:.2f} h | {dispatch:.2f} h | {memory:,.1f} GiB "
+            f"| {judging:,.1f} GiB | {index:,.1f} GiB | {bottleneck} |"
         )
     return "\n".join(lines)
 
@@ -198,6 +227,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=21_015_324)
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--relevant", type=int, default=50)
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--cpu-nodes", type=int, default=4)
     parser.add_argument("--price", action="append", default=[], metavar="MACHINE=PRICE")
@@ -205,7 +235,8 @@ def main() -> None:
     prices = {name: float(price) for name, _, price in (given.partition("=") for given in args.price)}
     if unknown := set(prices) - {CPU, HEAD, *(gpu.name for gpu in GPUS)}:
         parser.error(f"--price: no machine {', '.join(sorted(unknown))} in the model; there are {CPU}, {HEAD}, ...")
-    load, measured = Load(args.queries, args.passages, args.candidates, args.tokens), Measured()
+    load = Load(args.queries, args.passages, args.candidates, args.tokens, args.relevant)
+    measured = Measured()
     fleet = f"{args.gpus} GPU machines, {args.cpu_nodes} {CPU}, head {HEAD}"
     print(f"{load.queries:,} queries x {load.candidates} candidates x {load.tokens} tokens, {load.passages:,} passages")
     print(f"On {fleet}:\n\n{stage_table(load, measured, args.gpus, args.cpu_nodes, prices)}")

@@ -135,9 +135,10 @@ def make_arms() -> tuple[dict[str, Arm], list["Request"]]:
     from aqe.base_model import resolve_model
     from aqe.config.data import ModelConfig
     from aqe.config.sample import EngineConfig
-    from aqe.sample.engine import Request, Sampling, choose_engine
+    from aqe.prompts import render, resolve
+    from aqe.sample.engine import Request, Sampling
     from aqe.sample.engine_transformers import TransformersEngine
-    from aqe.sample.prompts import render, resolve
+    from aqe.sample.load import choose_engine
 
     prompt, config = resolve(PROMPT), EngineConfig(dtype="float32")
     model = str(resolve_model(ModelConfig()).path)

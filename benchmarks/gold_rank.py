@@ -56,7 +56,7 @@ def artifact(run: str, stage: str) -> Path:
 
 def tasks_of(run: str, limit: int = 400) -> list[Task]:
     """Real training queries with all their sampled candidates."""
-    from aqe.expand.compose import compose
+    from aqe.compose import compose
     from aqe.index.english import analyze
 
     rank_config = json.loads((artifact(run, "rank_train") / "manifest.json").read_text())["config"]
@@ -129,7 +129,7 @@ def child(role: str, corpus: Path, *options: str) -> dict[str, Any]:
 def build(corpus: Path) -> dict[str, Any]:
     """Both indexes."""
     from aqe.config.data import IndexConfig
-    from aqe.index.impacts import build_impacts
+    from aqe.index.convert import build_impacts
     from aqe.index.lucene import build_index
 
     def say(line: str) -> None:
@@ -146,9 +146,9 @@ def ranks_by(engine: str, corpus: Path) -> Callable[[Task], list[int]]:
     from aqe.config.data import IndexConfig
 
     if engine in ("impacts", "lucene", "lucene_count"):
+        from aqe.impacts.gold import open_gold_ranker
         from aqe.rank import lucene
-        from aqe.rank.gold import open_gold_ranker
-        from aqe.rank.ranker import Ranker
+        from aqe.ranker import Ranker
 
         ranker: Ranker
         if engine == "impacts":
@@ -282,11 +282,11 @@ def floor(corpus: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     And where the time goes: each part alone, with all words known.
     """
     from aqe.compiled import compiled
+    from aqe.impacts import kernel, vectors
+    from aqe.impacts.scorer import ShardScorer
+    from aqe.impacts.terms import count_terms
     from aqe.index.english import analyze
     from aqe.index.shard import BLOCK, open_shards
-    from aqe.rank import kernel, vectors
-    from aqe.rank.impacts import ShardScorer
-    from aqe.rank.terms import count_terms
 
     shard = open_shards(corpus / "impacts")[0]
     scorer = ShardScorer(shard, 0.9, 0.4)

@@ -1,9 +1,10 @@
 """Ranking and sampling on one and on two worker nodes, each a raylet of its own that is pinned to one core.
 
-usage: python benchmarks/scaling.py [--rounds 2] [--stages ranking small_ranking sampling dispatch]
+usage: python benchmarks/scaling.py [--rounds 2] [--stages ranking small_ranking sampling dispatch_1 dispatch_4 ...]
        [--out docs/results/bench_scaling.json]
 
-Needs `make quickstart`, `make wiki-small` and `make bench-rank`: queries, candidates, model, and indexes. `ranking` is
+All but dispatch needs `make quickstart`, `make wiki-small` and `make bench-rank`: queries, candidates, model, and
+indexes. `ranking` is
 on 2 M passages, where a rank costs what it costs on a corpus that one would want nodes for; `small_ranking` is on the
 quickstart's 89,451, where the driver's work for a rank is almost as long. The work is that of the stages: the same
 workers, in the same pools, under the same driver, which runs on the head as a submitted job's does. A worker's rate is
@@ -11,8 +12,8 @@ what it made between the ends of its first and last units over the time between 
 models, compiled loops) does not count; it is given apart. Head and driver are not pinned: they take their time from the
 same cores, which costs two nodes more than it would on their own machines. So Linux is asked how long each worker was
 ready to run while another process had its core (schedstat), and the efficiency is given with and without that time;
-waiting for the driver is in both. `dispatch` is units without any work: what one driver can hand out. Right only on an
-idle machine. About 15 minutes.
+waiting for the driver is in both. `dispatch_n` is units without any work, n of them to a task: what one driver can hand
+out. Right only on an idle machine. About 15 minutes.
 """
 
 import argparse
@@ -25,10 +26,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    from aqe.units import Pool, Unit, Work
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
@@ -38,19 +41,26 @@ from gold_rank import BENCH, artifact  # noqa: E402
 
 RUN = "quickstart"
 NODES = (1, 2)
+#: Units a task, by stage: a GPU's stages hand out single units, quick ones several at a time.
+AT_ONCE = {f"dispatch_{units}": units for units in (1, 4, 16, 32, 64)}
 #: Pool and what is counted.
 STAGES = {
     "ranking": ("cpu", "ranks"),
     "small_ranking": ("cpu", "ranks"),
     "sampling": ("gpu", "tokens"),
-    "dispatch": ("cpu", "units"),
+    **dict.fromkeys(AT_ONCE, ("cpu", "units")),
 }
-UNITS = {"ranking": 120, "small_ranking": 200, "sampling": 10, "dispatch": 2000}
+UNITS = {
+    "ranking": 120,
+    "small_ranking": 200,
+    "sampling": 10,
+    **{stage: 1000 + 200 * units for stage, units in AT_ONCE.items()},
+}
 #: Queries a unit. Eight, the default, are ranked in 10 ms on a small index: what a unit costs beside them would be
 #: measured.
-UNIT = {"ranking": 25, "small_ranking": 100, "sampling": 8, "dispatch": 8}
+UNIT = {"ranking": 25, "small_ranking": 100, "sampling": 8}
 #: The run whose queries and candidates are ranked.
-RANKED = {"ranking": "wiki_small", "small_ranking": RUN, "dispatch": RUN}
+RANKED = {"ranking": "wiki_small", "small_ranking": RUN}
 LARGE = BENCH / "synthetic_2m" / "impacts"
 #: Each worker's first unit is not measured.
 FEWEST_UNITS = 4
@@ -59,13 +69,12 @@ RUNS = ("quickstart", "wiki_small")
 KEPT = ("cpu_hours", "passages", "postings", "bytes", "rows", "candidates", "tokens", "tokens_per_second", "steps")
 
 
-class Work(NamedTuple):
+class Asked(NamedTuple):
     """What `run_units` is asked for."""
 
-    make: Callable[..., Any]
-    args: Mapping[str, Any]
-    schema: pa.Schema
-    pool: Any
+    units: "Sequence[Unit]"
+    work: "Work"
+    pool: "Pool"
 
 
 class Timed:
@@ -93,128 +102,108 @@ class Nothing:
         return Result(RANKS.empty_table(), [], {"units": 1})
 
 
-def ranked(run: str) -> dict[str, Any]:
-    """The manifest of the run's ranking."""
-    manifest: dict[str, Any] = json.loads((artifact(run, "rank_train") / "manifest.json").read_text())
-    return manifest
+def no_rows(unit: "Unit") -> list[Any]:
+    """In the place of a reader."""
+    return []
+
+
+def manifest(artifact: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((artifact / "manifest.json").read_text())
+    return found
 
 
 def parent(stage: str, run: str = RUN) -> Path:
     """The artifact of `stage` that was ranked, or ranked on."""
-    (name,) = (name for name in ranked(run)["parents"] if name.startswith(f"{stage}-"))
+    (name,) = (name for name in manifest(artifact(run, "rank_train"))["parents"] if name.startswith(f"{stage}-"))
     return ROOT / "runs" / run / name
 
 
-def rows_to_rank(samples: pa.Table, run: str = RUN) -> list[dict[str, Any]]:
-    """The run's training queries with their candidates in `samples`."""
-    from aqe.artifact import read_parquet
-    from aqe.rank.stage import rank_rows
-
-    queries = read_parquet(artifact(run, "queries") / "train.parquet")
-    qrels = read_parquet(parent("judge_queries", run) / "qrels.parquet")
-    return rank_rows(queries, qrels, samples)
-
-
-def rows_to_sample() -> list[dict[str, Any]]:
-    """The plan of the run's training queries."""
-    from aqe.artifact import read_parquet
-
-    rows: list[dict[str, Any]] = read_parquet(parent("sample_train") / "plan.parquet").to_pylist()
-    return rows
-
-
-def rank_work(stage: str) -> Work:
+def ranking(stage: str) -> Asked:
     """Gold ranks as the run computed them, on its index or on the large one."""
+    from aqe.artifact import Artifact, Slices, load
     from aqe.config.data import IndexConfig
     from aqe.config.rank import RankConfig
     from aqe.nodes import nodes_of
-    from aqe.rank.stage import RankWorker, ranker_pool, ranker_source
-    from aqe.records import RANKS
+    from aqe.rank.retriever import Retriever
+    from aqe.rank.workers import QueryReader, RankWorker
+    from aqe.units import Work, cut_units, with_files
 
     run = RANKED[stage]
-    config = RankConfig(**{key: ranked(run)["config"][key] for key in ("query_weight", "distinct_words")})
-    source = ranker_source(config, LARGE if stage == "ranking" else parent("build_impacts", run), IndexConfig())
-    pool = ranker_pool(config, IndexConfig(), nodes_of("cpu"))
-    return Work(RankWorker, {"source": source, "stage": "rank_train"}, RANKS, pool)
+    settings = manifest(artifact(run, "rank_train"))["config"]
+    config = RankConfig(**{key: settings[key] for key in ("query_weight", "distinct_words")})
+    index = Artifact(LARGE, {}) if stage == "ranking" else load(parent("build_impacts", run))
+    retriever = Retriever(index, config, IndexConfig())
+    pool = retriever.pool(nodes_of("cpu"))
+    samples = load(parent("sample_train", run))
+    queries = parent("judge_queries", run) / "queries.parquet"
+    units = with_files(cut_units(len(Slices(queries)), UNIT[stage]), "expansions", samples)
+    args = {"source": retriever.source(pool.labels), "stage": "rank_train"}
+    reader = QueryReader(queries, samples.path / "data")
+    return Asked(units, Work(RankWorker, args, reader, RankWorker.schema, quick=True), pool)
 
 
-def sample_work() -> Work:
+def sampling() -> Asked:
     """Candidates as the run drew them."""
+    from aqe.artifact import Slices
     from aqe.base_model import resolve_model
     from aqe.config.data import ModelConfig
     from aqe.config.sample import EngineConfig
     from aqe.nodes import nodes_of
     from aqe.records import SAMPLES
     from aqe.sample.engine import Sampling
+    from aqe.sample.plan import PlanReader
     from aqe.sample.stage import SampleWorker, engine_pool
+    from aqe.units import Work, cut_units
 
-    manifest = json.loads((parent("sample_train") / "manifest.json").read_text())
-    sampling, engine = manifest["config"]["sampling"], manifest["stats"]["engine"]
+    sampled = parent("sample_train")
+    about = manifest(sampled)
+    settings, engine = about["config"]["sampling"], about["stats"]["engine"]
     args = {
         "engine": engine,
         "model_path": str(resolve_model(ModelConfig()).path),
         "config": EngineConfig(name=engine),
-        "sampling": Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
+        "sampling": Sampling(**{**settings, "stop": tuple(settings["stop"])}),
         "stage": "sample_train",
     }
-    return Work(SampleWorker, args, SAMPLES, engine_pool(EngineConfig(name=engine), nodes_of("gpu")))
-
-
-def drive(stage: str, units: int, out: Path) -> None:
-    """The driver: work through `units` units on the cluster that RAY_ADDRESS names."""
-    import ray
-
-    from aqe.artifact import read_parquet
-    from aqe.observe.progress import say
-    from aqe.sample.plan import batched
-    from aqe.units import run_units
-
-    ray.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT / "platform")}}, log_to_driver=False)
-    work = sample_work() if stage == "sampling" else rank_work(stage)
-    if stage == "dispatch":
-        work = work._replace(make=Nothing, args={})
-    if stage == "sampling":
-        rows = rows_to_sample()
-    else:
-        run = RANKED[stage]
-        rows = rows_to_rank(read_parquet(parent("sample_train", run) / "data"), run)
-    # The same queries again where there are not enough.
-    again = [{**rows[i % len(rows)], "round": i // len(rows)} for i in range(units * UNIT[stage])]
-    noun = STAGES[stage][1]
-    (out / "log").mkdir(parents=True)
-    run_units(
-        stage,
-        out,
-        batched(again, UNIT[stage]),
-        schema=work.schema,
-        make=Timed,
-        args={"make": work.make, "args": work.args, "noun": noun, "log": str(out / "log")},
-        pool=work.pool,
-        noun="queries",
-        max_dead_share=0.0,
-        say=say,
+    plan = sampled / "plan.parquet"
+    units = cut_units(len(Slices(plan)), UNIT["sampling"])
+    return Asked(
+        units,
+        Work(SampleWorker, args, PlanReader(plan), SAMPLES),
+        engine_pool(EngineConfig(name=engine), nodes_of("gpu")),
     )
 
 
-def driver_memory(run: str) -> dict[str, float]:
-    """What the driver of ranking holds for each candidate: the samples' table, the rows, and the units made of them."""
-    import tracemalloc
+def dispatch(stage: str) -> Asked:
+    """Units of nothing, so many to a task."""
+    from aqe import units
+    from aqe.nodes import nodes_of
+    from aqe.records import RANKS
 
-    from aqe.artifact import read_parquet
-    from aqe.sample.plan import batched
+    units.MOST_AT_ONCE, units.TASKS_A_WORKER = AT_ONCE[stage], 1
+    nodes = nodes_of("cpu")
+    work = units.Work(Nothing, {}, no_rows, RANKS, quick=True)
+    return Asked(units.cut_units(UNITS[stage], 1), work, units.Pool(sum(nodes.cpus), num_cpus=0.9, labels=nodes.labels))
 
-    samples = parent("sample_train", run) / "data"
-    rows_to_rank(read_parquet(samples), run)  # What is imported on the way does not count.
-    before = pa.total_allocated_bytes()
-    tracemalloc.start()
-    table = read_parquet(samples)
-    rows = rows_to_rank(table, run)
-    units = [json.dumps(unit.rows) for unit in batched(rows, UNIT["dispatch"])]
-    held = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
-    tracemalloc.stop()
-    assert len(units) * UNIT["dispatch"] >= len(rows)
-    tokens = sum(table["num_tokens"].to_pylist()) / table.num_rows
-    return {"tokens_per_candidate": round(tokens, 2), "driver_bytes_per_candidate": round(held / table.num_rows)}
+
+def drive(stage: str, out: Path) -> None:
+    """The driver: work through units on the cluster that RAY_ADDRESS names."""
+    import ray
+
+    from aqe.run import Run
+    from aqe.units import run_units
+
+    ray.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT / "platform")}}, log_to_driver=False)
+    asked = sampling() if stage == "sampling" else dispatch(stage) if stage in AT_ONCE else ranking(stage)
+    # The same units again where there are not enough.
+    count = len(asked.units)
+    units = [
+        replace(asked.units[i % count], name=f"{i // count}-{asked.units[i % count].name}") for i in range(UNITS[stage])
+    ]
+    (out / "log").mkdir(parents=True)
+    timed = {"make": asked.work.make, "args": asked.work.args, "noun": STAGES[stage][1], "log": str(out / "log")}
+    run = Run(out, max_dead_share=0.0)
+    run_units(run, stage, out, units, replace(asked.work, make=Timed, args=timed), asked.pool)
 
 
 def rates(log: Path) -> tuple[list[float], list[float]]:
@@ -230,7 +219,7 @@ def rates(log: Path) -> tuple[list[float], list[float]]:
     return found, alone
 
 
-def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
+def measure(stage: str, nodes: int) -> dict[str, Any]:
     """One run on one cluster of `nodes` worker nodes."""
     from cluster.local.nodes import cluster
 
@@ -240,7 +229,7 @@ def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
             made.joined(node)
         out, started = Path(directory) / "out", time.time()
         subprocess.run(
-            [sys.executable, __file__, "--drive", stage, "--units", str(units), "--directory", str(out)],
+            [sys.executable, __file__, "--drive", stage, "--directory", str(out)],
             env={**made.head.env, "RAY_ADDRESS": made.head.gcs, "TQDM_DISABLE": "1"},
             stdout=subprocess.DEVNULL,
             check=True,
@@ -251,7 +240,7 @@ def measure(stage: str, nodes: int, units: int) -> dict[str, Any]:
         raise SystemExit(f"{stage}: {len(found)} workers on {nodes} nodes")
     return {
         "nodes": nodes,
-        "units": units,
+        "units": UNITS[stage],
         f"{noun}_per_second": round(sum(found), 1),
         "of_each": [round(rate, 1) for rate in found],
         f"{noun}_per_second_of_its_core": round(sum(alone), 1),
@@ -283,6 +272,7 @@ def summarise(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
             "efficiency_clock": round(two / (2 * one), 3),
             "efficiency": round(own_two / (2 * own_one), 3),
             "rounds": rounds,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
     return {
         "benchmark": "scaling",
@@ -290,9 +280,8 @@ def summarise(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
         "queries_per_unit": UNIT,
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 2)},
         "versions": {"python": platform.python_version(), **versions("ray", "torch", "transformers", "numba")},
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "stages": stages,
-        "runs": {run: {**costs(run), **driver_memory(run)} for run in RUNS if (ROOT / "runs" / run).exists()},
+        "runs": {run: costs(run) for run in RUNS if (ROOT / "runs" / run).exists()},
     }
 
 
@@ -300,7 +289,7 @@ def costs(run: str) -> dict[str, Any]:
     """What the stages of a finished run say that they took."""
     found = {}
     for stage in ("build_index", "build_impacts", "sample_train", "align_rsft", "align_rsft_dpo"):
-        stats = json.loads((artifact(run, stage) / "manifest.json").read_text())["stats"]
+        stats = manifest(artifact(run, stage))["stats"]
         found[stage] = {key: stats[key] for key in KEPT if key in stats}
     return found
 
@@ -322,11 +311,10 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="the others are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "bench_scaling.json")
     parser.add_argument("--drive", choices=list(STAGES), help=argparse.SUPPRESS)
-    parser.add_argument("--units", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.drive:
-        drive(args.drive, args.units, args.directory)
+        drive(args.drive, args.directory)
         return
     if len(os.sched_getaffinity(0)) < max(NODES):
         parser.error(f"{max(NODES)} nodes pinned to a core each need {max(NODES)} cores")
@@ -337,11 +325,12 @@ def main() -> None:
         for stage in args.stages:
             # Every other round in the other order: what drifts meanwhile hits both.
             for nodes in NODES if i % 2 == 0 else NODES[::-1]:
-                measured[stage].append(measure(stage, nodes, UNITS[stage]))
+                measured[stage].append(measure(stage, nodes))
                 print(f"round {i + 1}: {stage}: {measured[stage][-1]}", flush=True)
     result = summarise(measured)
     if args.out.exists():
-        result["stages"] = json.loads(args.out.read_text())["stages"] | result["stages"]
+        before = json.loads(args.out.read_text())
+        result |= {key: before[key] | result[key] for key in ("stages", "runs")}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(json.dumps(result, indent=1) + "\n", args.out)
     print(f"\n{table(result['stages'])}\nMedian of {args.rounds} rounds. {args.out}")

@@ -336,7 +336,7 @@ def plot(samples: Sequence[dict[str, float]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from aqe.evaluate.style import STYLE
+    from aqe.report.style import STYLE
 
     with plt.rc_context({**STYLE, "figure.facecolor": "white"}):
         figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, layout="constrained")
