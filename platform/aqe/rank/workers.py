@@ -1,6 +1,7 @@
 """What the actors of a pool do with a query and its expansions: exact gold ranks of all, or a search with one."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,7 +60,7 @@ def _by_query(expansions: pa.Table) -> dict[str, tuple[list[int], list[str]]]:
     return texts
 
 
-class _Worker:
+class _Worker(ABC):
     """Opens a ranker once; a query that it cannot rank is a dead letter."""
 
     schema: ClassVar[pa.Schema]
@@ -81,8 +82,9 @@ class _Worker:
         metrics.count(metrics.RANKS, len(results), stage=self._stage)
         return Result(table(results, self.schema), dead, {"ranks": len(results)})
 
+    @abstractmethod
     def _work(self, row: Row) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        """What becomes of one query: rows of `schema`."""
 
     def _compose(self, row: Row, expansion: str) -> str:
         return compose(row["query"], expansion, self._config.query_weight, self._config.distinct_words)
