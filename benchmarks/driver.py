@@ -46,6 +46,8 @@ SIZES = (8_000, 80_000)
 CANDIDATES = 50
 QUERIES_PER_UNIT = 8
 WORDS = range(12, 21)
+#: Token ids of SmolLM2.
+VOCABULARY = 49_152
 #: Passages that hold an answer, where answers say what is relevant.
 ANSWERED = range(20, 201)
 #: What the larger size may hold (GiB), and how often the smaller one's.
@@ -122,6 +124,8 @@ class Writer:
                     "raw": f" {text}",
                     "expansion": text,
                     "finish_reason": "length" if draw.random() < 0.1 else "stop",
+                    "token_ids": [draw.randrange(VOCABULARY) for _ in range(round(1.4 * len(text.split())))],
+                    "stop_at": None,
                     "num_tokens": round(1.4 * len(text.split())),
                     "logprob": -draw.uniform(10, 60),
                     "duplicate": duplicate,

@@ -20,7 +20,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from pydantic import Field
 
 from aqe.errors import InputError
-from aqe.prompts import token_ids
+from aqe.prompts import inert, token_ids
 from serve.engine import Decoding, Piece, check_length
 from serve.schemas import MAX_EXPANSIONS, MAX_QUERIES, MAX_TOKENS, Strict, Text
 from serve.service import ExpandService
@@ -116,8 +116,9 @@ class _Work:
 
         async def one(prompt: str, decoding: Decoding) -> Piece:
             pieces = [piece async for piece in self.service.pieces(prompt, decoding, whole=True)]
-            self.tokens += sum(piece.tokens for piece in pieces)
-            return Piece("".join(piece.text for piece in pieces), 0, pieces[-1].finish_reason)
+            drawn = tuple(token for piece in pieces for token in piece.token_ids)
+            self.tokens += len(drawn)
+            return Piece("".join(piece.text for piece in pieces), drawn, pieces[-1].finish_reason)
 
         return await asyncio.gather(*map(one, self.prompts, self.decodings))
 
@@ -141,7 +142,7 @@ class _Work:
                 new = await queue.get()
                 if isinstance(new, Exception):
                     raise new
-                self.tokens += new[1].tokens
+                self.tokens += len(new[1].token_ids)
                 running -= new[1].finish_reason is not None
                 yield new
         finally:
@@ -171,7 +172,8 @@ class Completions:
         tokenizer = self._service.recipe.tokenizer
         if getattr(tokenizer, "chat_template", None) is None:
             raise InputError("this model has no chat template: use POST /v1/completions, or /v1/expand")
-        messages = [message.model_dump() for message in request.messages]
+        # What a user writes is text: only the template's own tokens tell who speaks.
+        messages = [m.model_dump() | {"content": inert(m.content, tokenizer)} for m in request.messages]
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self._work(request, [prompt], request.max_completion_tokens or request.max_tokens or CHAT_TOKENS)
 

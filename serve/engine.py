@@ -33,10 +33,10 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Piece:
-    """Newly made text and its number of tokens; the last piece of a request has a finish reason."""
+    """Newly made text and the tokens that were drawn for it; the last piece of a request has a finish reason."""
 
     text: str
-    tokens: int
+    token_ids: tuple[int, ...]
     finish_reason: Reason | None = None
 
 

@@ -33,7 +33,7 @@ class TransformersServing:
         generated: Generated | str = await self._batch((prompt, decoding))
         if isinstance(generated, str):
             raise InputError(generated)
-        yield Piece(generated.raw, generated.num_tokens, generated.finish_reason)
+        yield Piece(generated.raw, generated.token_ids, generated.finish_reason)
 
     async def _generated(self, asked: list[tuple[str, Decoding]]) -> list[Generated | str]:
         # In a thread: the replica goes on taking requests and answering health checks.

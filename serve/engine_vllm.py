@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from aqe.config.sample import EngineConfig
 from aqe.expand.recipe import Recipe
 from aqe.prompts import token_ids
-from aqe.sample.engine_vllm import vllm_env, vllm_options
+from aqe.sample.engine_vllm import stop_token_ids, vllm_env, vllm_options
 from serve.engine import Decoding, EngineStopped, Piece, Reason, check_length
 
 
@@ -37,6 +37,7 @@ class VllmServing:
         loggers = None if options["disable_log_stats"] else [RayPrometheusStatLogger]
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options), stat_loggers=loggers)
         self._tokenizer = recipe.tokenizer
+        self._ends = stop_token_ids(self._llm.model_config, recipe.tokenizer)
         self.max_model_len: int = self._llm.model_config.max_model_len
 
     async def stream(self, prompt: str, decoding: Decoding, whole: bool) -> AsyncGenerator[Piece]:
@@ -52,6 +53,7 @@ class VllmServing:
             top_k=decoding.top_k,
             top_p=decoding.top_p,
             stop=list(decoding.stop),
+            stop_token_ids=self._ends,
             seed=decoding.seed,
             output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA,
         )
@@ -61,7 +63,7 @@ class VllmServing:
                 reason: Reason | None = None
                 if new.finish_reason is not None:
                     reason = "length" if new.finish_reason == "length" else "stop"
-                yield Piece(new.text, len(new.token_ids), reason)
+                yield Piece(new.text, tuple(new.token_ids), reason)
         except EngineDeadError:
             raise EngineStopped("the engine's process has ended") from None
 

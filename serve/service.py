@@ -74,7 +74,7 @@ class ExpandService:
                     if first:
                         metrics.seconds(metrics.FIRST_TOKEN, self._progress - started)
                         first = False
-                    metrics.count(metrics.GENERATED_TOKENS, piece.tokens, stage="serve")
+                    metrics.count(metrics.GENERATED_TOKENS, len(piece.token_ids), stage="serve")
                     yield piece
         finally:
             self._in_work -= 1
@@ -141,13 +141,15 @@ class ExpandService:
 
     async def _write(self, query: str, decoding: Decoding, whole: bool) -> AsyncGenerator[str | Expansion]:
         """New text as it is made, then the expansion."""
-        raw, tokens, reason = "", 0, "length"
+        raw, reason = "", "length"
+        ids: list[int] = []
         async with aclosing(self.pieces(self.recipe.prompt(query), decoding, whole)) as pieces:
             async for piece in pieces:
-                raw, tokens, reason = raw + piece.text, tokens + piece.tokens, piece.finish_reason or reason
+                raw, reason = raw + piece.text, piece.finish_reason or reason
+                ids += piece.token_ids
                 if piece.text:
                     yield piece.text
-        yield self.recipe.expansion(query, raw, reason, tokens, 0)
+        yield self.recipe.expansion(query, self.recipe.answer(query, raw, ids), reason, len(ids), 0)
 
     async def _generate(self, query: str, decoding: Decoding) -> Expansion:
         async with aclosing(self._write(query, decoding, whole=True)) as written:

@@ -6,10 +6,11 @@ trainer loads alike.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -87,15 +88,15 @@ def model_directory(config: ModelConfig) -> Path:
     return path
 
 
-def check_model(config: ModelConfig, chat_prompts: Sequence[str] = ()) -> None:
+def check_model(config: ModelConfig) -> Any:
     """Find out before any compute whether `resolve_model` will work; reads no weights, converts and downloads none.
 
-    Raises what `resolve_model` raises, and InputError when the tokenizer cannot be loaded, has no end-of-text token, or
-    has no chat template though `chat_prompts` (their names) need one.
+    Returns the model's tokenizer, None for a packaged one. Raises what `resolve_model` raises, and InputError when the
+    tokenizer cannot be loaded or has no end-of-text token.
     """
     if config.source.startswith(PACKAGE):
         _package(config)
-        return
+        return None
     if is_path(config.source):
         path = _directory(config)
         _check_directory(path)
@@ -117,11 +118,7 @@ def check_model(config: ModelConfig, chat_prompts: Sequence[str] = ()) -> None:
             f"the tokenizer in {path} has no end-of-text token (eos_token), so no expansion could ever end. Set it and "
             "save the tokenizer again."
         )
-    if chat_prompts and getattr(tokenizer, "chat_template", None) is None:
-        raise InputError(
-            f"the tokenizer in {path} has no chat template, but {', '.join(chat_prompts)} is a chat prompt. Choose "
-            "another prompt, or a model that was made for chat."
-        )
+    return tokenizer
 
 
 def _no_revision(config: ModelConfig) -> None:

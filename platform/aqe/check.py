@@ -9,7 +9,7 @@ from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.index.jvm import anserini_jar, java_home
-from aqe.prompts import resolve
+from aqe.prompts import check_prompt, resolve
 from aqe.sample.load import choose_engine
 
 
@@ -27,13 +27,13 @@ def check(config: PipelineConfig) -> None:
             check_packages()
     if config.index.path is not None and not list(config.index.path.glob("segments_*")):
         raise InputError(f"index.path: {config.index.path} is not a Lucene index (it has no file segments_...)")
-    named = (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)
-    chat = list(dict.fromkeys(prompt.name for prompt in map(resolve, named) if prompt.chat))
     _fits(config)
     java_home()
     anserini_jar()
     choose_engine(config.engine, use_gpu=True)
-    check_model(config.model, chat)
+    if (tokenizer := check_model(config.model)) is not None:
+        for prompt in _prompts(config):
+            check_prompt(prompt, tokenizer)
     check_align(config.align)
 
 
@@ -45,11 +45,14 @@ def _fits(config: PipelineConfig) -> None:
             f"max_tokens is {longest}; engine.max_model_len ({config.engine.max_model_len}) must hold the prompt too. "
             "Raise engine.max_model_len or lower sample.max_tokens."
         )
-    prompts = [resolve(p) for p in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)]
     named: dict[str, PromptConfig] = {}
-    for prompt in prompts:
+    for prompt in _prompts(config):
         if named.setdefault(prompt.name, prompt) != prompt:
             raise ConfigError(f"two different prompts are named {prompt.name!r}; give each a name of its own")
+
+
+def _prompts(config: PipelineConfig) -> list[PromptConfig]:
+    return [resolve(p) for p in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)]
 
 
 def _exists(key: str, path: Path) -> None:

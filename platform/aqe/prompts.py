@@ -1,10 +1,13 @@
-"""Named prompts, and how a query becomes the text that a model continues."""
+"""Named prompts, and how a query becomes the text that a model continues, and that text its tokens."""
 
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 from aqe.config.sample import PromptConfig
-from aqe.errors import ConfigError
+from aqe.errors import ConfigError, InputError
+from aqe.reasoning import BLOCKS, special_texts
 
 DEFINITION_EXAMPLES = """\
 Definition: one who writes long stories about people and events that are made up
@@ -26,6 +29,9 @@ Question: who painted the ceiling of the sistine chapel?
 Passage: Michelangelo painted the ceiling of the Sistine Chapel in the Vatican for Pope Julius II
 
 """
+
+#: A query that no template has in itself.
+_PROBE = "what is a zyzzyva"
 
 PROMPTS = {
     prompt.name: prompt
@@ -81,8 +87,12 @@ def resolve(prompt: str | PromptConfig) -> PromptConfig:
 
 
 def render(prompt: PromptConfig, query: str, tokenizer: Any = None) -> str:
-    """The text that the model continues. A chat prompt needs the model's tokenizer for its template."""
-    query = query.strip()
+    """The text that the model continues.
+
+    `tokenizer` is the model's: its special tokens are made plain text in the query, and a chat prompt needs its
+    template. ConfigError when there is none.
+    """
+    query = query.strip() if tokenizer is None else inert(query.strip(), tokenizer)
     if prompt.strip_question_mark:
         query = query.rstrip("?").rstrip()
     text = prompt.template.replace("{query}", query)
@@ -92,19 +102,62 @@ def render(prompt: PromptConfig, query: str, tokenizer: Any = None) -> str:
         raise ConfigError(f"prompt {prompt.name!r} is a chat prompt, but this model's tokenizer has no chat template")
     messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
     messages.append({"role": "user", "content": text})
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **prompt.chat_kwargs)
+    )
+
+
+def check_prompt(prompt: PromptConfig, tokenizer: Any) -> None:
+    """Render a chat prompt once. InputError when the model's chat template cannot do it, or leaves some of it out."""
+    if not prompt.chat:
+        return
+    where = f"prompt {prompt.name!r}: the chat template of {tokenizer.name_or_path}"
+    own = 'Put the instruction into the prompt itself (no `system`, and `template: "... {query}"`)'
+    try:
+        text = render(prompt, _PROBE, tokenizer)
+    except ConfigError as error:
+        raise InputError(f"{error}. Choose another prompt, or a model that was made for chat.") from None
+    except Exception as error:
+        # A template is a program: whatever it throws.
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        remedy = own if prompt.system else "Choose another prompt, or another `chat_kwargs`"
+        raise InputError(f"{where} refuses it: {why}. {remedy}.") from None
+    if prompt.system and prompt.system.strip() not in text:
+        raise InputError(f"{where} leaves the system message out. {own}.")
+    if _PROBE not in text:
+        raise InputError(f"{where} leaves the query out. Choose another prompt, or a model that was made for chat.")
+
+
+def inert(query: str, tokenizer: Any) -> str:
+    """The query with a blank inside whatever the tokenizer would read as a special token, or mark of a reasoning block.
+
+    What a user types is text, never a role. The search still has the query as it was typed.
+    """
+    marks = {*special_texts(tokenizer), *(mark for block in BLOCKS for mark in block)}
+    special = re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True) if len(mark) > 1))
+    # Some tokenizers normalise a text before they look for their tokens in it.
+    normalised = unicodedata.normalize("NFKC", query)
+    if not special.search(query) and special.search(normalised):
+        query = normalised
+    while found := special.search(query):
+        query = f"{query[: found.start() + 1]} {query[found.start() + 1 :]}"
+    return query
 
 
 def token_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """A prompt's tokens, with the special tokens that the tokenizer adds to a text unless the prompt starts so."""
+    """A prompt's tokens, with the special tokens that the tokenizer puts before a text, unless the prompt starts so.
+
+    The same for both engines, for serving and for training.
+    """
     marked = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-    return list(tokenizer(prompt, add_special_tokens=not marked)["input_ids"])
+    ids = list(tokenizer(prompt, add_special_tokens=not marked)["input_ids"])
+    # Some tokenizers put an end token after a text, too: nothing would follow it.
+    ended = bool(ids) and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token)
+    return ids[:-1] if ended else ids
 
 
-def template_tokenizer(prompt: PromptConfig, model: Path) -> Any:
-    """The model's tokenizer where the prompt needs its chat template, else None: importing it takes seconds."""
-    if not prompt.chat:
-        return None
+def load_tokenizer(model: Path) -> Any:
+    """The tokenizer of a model's directory."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model)

@@ -36,7 +36,10 @@ PLAN = pa.schema(
     ]
 )
 
-#: `raw` is the exact decoded text, leading blank kept; `expansion` is what is searched; `logprob` is a sum in nats.
+#: `raw` is the exact decoded text, leading blank kept; `expansion` is what is searched: without reasoning blocks, on
+#: one line. `token_ids` are all tokens that were drawn, in order, the end token or those of a stop text included:
+#: `num_tokens` of them, over which `logprob` (nats) sums. `stop_at` is null unless a stop text ended the candidate: so
+#: many of its first tokens hold the text before the stop text.
 SAMPLES = pa.schema(
     [
         ("unit_id", pa.string()),
@@ -45,6 +48,8 @@ SAMPLES = pa.schema(
         ("raw", pa.string()),
         ("expansion", pa.string()),
         ("finish_reason", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("stop_at", pa.int32()),
         ("num_tokens", pa.int32()),
         ("logprob", pa.float32()),
         ("duplicate", pa.bool_()),
@@ -85,11 +90,15 @@ SEARCHED = pa.schema(
     ]
 )
 
+#: Token ids are what is trained: those of the prompt as the engines read it, and those of the completion as they were
+#: drawn (`aqe.endings.completion_ids`). The texts are for people.
 RSFT = pa.schema(
     [
         ("qid", pa.string()),
         ("prompt", pa.string()),
         ("completion", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("completion_ids", pa.list_(pa.int32())),
         ("finished", pa.bool_()),
         ("gold_rank", pa.int32()),
         ("plain_rank", pa.int32()),
@@ -102,6 +111,9 @@ DPO = pa.schema(
         ("prompt", pa.string()),
         ("chosen", pa.string()),
         ("rejected", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("chosen_ids", pa.list_(pa.int32())),
+        ("rejected_ids", pa.list_(pa.int32())),
         ("chosen_finished", pa.bool_()),
         ("rejected_finished", pa.bool_()),
         ("chosen_rank", pa.int32()),

@@ -26,7 +26,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer_of(kind: Kind, start: Path, directory: Path, config: AlignConfig) -> tuple[Any, list[dict[str, Any]]]:
     """The trainer a worker would build, in this process and without DeepSpeed, and its rows."""
     tokenizer = AutoTokenizer.from_pretrained(start)
-    write_tokens(kind, write_rows(kind, ROWS, directory / "rows.parquet"), tokenizer, 64, directory / "tokens.arrow")
+    write_tokens(kind, write_rows(kind, ROWS, directory / "rows.parquet"), 64, directory / "tokens.arrow")
     fields = arguments(
         kind, config, output_dir=str(directory), use_gpu=False, micro=ROWS, accumulation=1, deepspeed=None
     )

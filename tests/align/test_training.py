@@ -144,7 +144,7 @@ def test_two_workers_train_as_one_process_does(
     start = root / ("start" if kind == "rsft" else "rsft/model")
     config = AlignConfig.model_validate(SETTINGS)
     tokenizer = AutoTokenizer.from_pretrained(start)
-    write_tokens(kind, root / f"{kind}.parquet", tokenizer, 64, tmp_path / "tokens.arrow")
+    write_tokens(kind, root / f"{kind}.parquet", 64, tmp_path / "tokens.arrow")
     # Micro-batches as in the workers' run: the last batch of an epoch is then filled up alike.
     fields = arguments(kind, config, output_dir=str(tmp_path), use_gpu=False, micro=2, accumulation=4, deepspeed=None)
     trainer = build_trainer(

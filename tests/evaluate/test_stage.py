@@ -60,6 +60,8 @@ def sampled(run: Run, prompt: str, rows: dict[str, list[str]], size: int = 4) ->
                     "raw": f" {text}",
                     "expansion": text,
                     "finish_reason": "stop",
+                    "token_ids": [1, 2, 3],
+                    "stop_at": None,
                     "num_tokens": 3,
                     "logprob": -1.0,
                     "duplicate": False,

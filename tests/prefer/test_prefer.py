@@ -17,7 +17,7 @@ from aqe.base_model import LanguageModel
 from aqe.config.rank import PreferConfig
 from aqe.config.sample import PromptConfig
 from aqe.errors import ArtifactError
-from aqe.prefer.candidates import Candidate, RankedQuery, ranked_query
+from aqe.prefer.candidates import Candidate, Prompt, RankedQuery, ranked_query
 from aqe.prefer.diversity import collapse_warning, distinct_n, diversity, diversity_counts, pairwise_cosine
 from aqe.prefer.pairs import dpo_rows
 from aqe.prefer.reward import REWARDS
@@ -25,11 +25,15 @@ from aqe.prefer.select import rsft_row
 from aqe.prefer.stage import build_preferences, gather
 from aqe.records import DPO, JUDGED, PLAIN, RANKS, RSFT, SAMPLES, table
 from aqe.run import Run
+from tests.tools.align import make_model, make_tokenizer
+
+END = 99
+PROMPT = Prompt("prompt", (7, 8), END)
 
 
 def ranked(*candidates: tuple[int, float, str, bool], plain: int = 10) -> RankedQuery:
-    made = tuple(Candidate(i, t, t.strip(), f, lp, rank) for i, (rank, lp, t, f) in enumerate(candidates))
-    return RankedQuery("q", "prompt", plain, made)
+    made = tuple(Candidate(i, t, (i, END), t.strip(), f, lp, rank) for i, (rank, lp, t, f) in enumerate(candidates))
+    return RankedQuery("q", PROMPT, plain, made)
 
 
 def test_best_against_worst() -> None:
@@ -65,6 +69,8 @@ def test_include_plain_lets_silence_win() -> None:
                 "raw": c.raw,
                 "expansion": c.expansion,
                 "finish_reason": "stop",
+                "token_ids": list(c.ids),
+                "stop_at": None,
                 "num_tokens": 2,
                 "logprob": -2.0,
             }
@@ -73,9 +79,10 @@ def test_include_plain_lets_silence_win() -> None:
         "ranks": [{"sample_idx": i, "gold_rank": r, "ndcg": None} for i, r in ((PLAIN, 3), (0, 50), (1, 30))],
     }
     config = PreferConfig(include_plain=True)
-    (pair,) = dpo_rows(ranked_query(row, "prompt", config), config)
+    (pair,) = dpo_rows(ranked_query(row, PROMPT, config), config)
     assert (pair["chosen"], pair["chosen_finished"], pair["rejected"]) == ("", True, " a")
-    assert ranked_query(row, "prompt", PreferConfig()).candidates == case.candidates
+    assert (pair["prompt_ids"], pair["chosen_ids"], pair["rejected_ids"]) == ((7, 8), (END,), (0, END))
+    assert ranked_query(row, PROMPT, PreferConfig()).candidates == case.candidates
 
 
 @pytest.mark.parametrize(
@@ -113,18 +120,18 @@ def test_rsft_only_with_pair_leaves_out_queries_whose_candidates_rank_alike() ->
 
 def test_ndcg_orders_and_measures_pairs() -> None:
     made = (
-        Candidate(0, " a", "a", True, -1, 1, 0.4),
-        Candidate(1, " b", "b", True, -1, 3, 0.9),
-        Candidate(2, " c", "c", True, -1, 80, 0.0),
-        Candidate(3, " d", "d", True, -1, 20, 0.0),
+        Candidate(0, " a", (0, END), "a", True, -1, 1, 0.4),
+        Candidate(1, " b", (1, END), "b", True, -1, 3, 0.9),
+        Candidate(2, " c", (2, END), "c", True, -1, 80, 0.0),
+        Candidate(3, " d", (3, END), "d", True, -1, 20, 0.0),
     )
-    case = RankedQuery("q", "prompt", 2, made, REWARDS["ndcg"], 0.5)
+    case = RankedQuery("q", PROMPT, 2, made, REWARDS["ndcg"], 0.5)
     (row,) = dpo_rows(case, PreferConfig(reward="ndcg", min_margin=0.9))
     assert (row["chosen"], row["rejected"]) == (" b", " c")
     assert dpo_rows(case, PreferConfig(reward="ndcg", min_margin=0.91)) == []
     assert rsft_row(case, PreferConfig(reward="ndcg"))["completion"] == " b"  # type: ignore[index]
     # Below the cut all are worth the same: no pair, whatever their ranks.
-    below = RankedQuery("q", "prompt", 2, made[2:], REWARDS["ndcg"], 0.0)
+    below = RankedQuery("q", PROMPT, 2, made[2:], REWARDS["ndcg"], 0.0)
     assert dpo_rows(below, PreferConfig(reward="ndcg")) == []
 
 
@@ -187,7 +194,7 @@ def test_stage_writes_the_contract(ray_cluster: None, tmp_path: Path) -> None:
     for q, plain in (("q1", 5), ("q2", 1)):
         samples[q] = [
             {"unit_id": "u", "qid": q, "sample_idx": i, "raw": f" w{i}", "expansion": f"w{i}", "finish_reason": "stop",
-             "num_tokens": 2, "logprob": -1.0, "duplicate": False}
+             "token_ids": [40 + i, 1, 2], "stop_at": 1 if i == 2 else None, "num_tokens": 3, "logprob": -1.0, "duplicate": False}
             for i in range(3)
         ]  # fmt: skip
         golds = [plain, *(4 + i if q == "q1" else 7 for i in range(3))]
@@ -206,7 +213,7 @@ def test_stage_writes_the_contract(ray_cluster: None, tmp_path: Path) -> None:
         run,
         PreferConfig(),
         prompt=PromptConfig(name="short", template="Q: {query}"),
-        model=LanguageModel(tmp_path, "none", "none", None),
+        model=LanguageModel(make_model(tmp_path / "model"), "none", "none", None),
         judged=make_artifact(run, "judged", {"queries": queries}),
         samples=make_artifact(run, "samples", {"data/0": one, "data/1": two}, queries_per_unit=2, units=2),
         ranks=make_artifact(
@@ -224,10 +231,15 @@ def test_stage_writes_the_contract(ray_cluster: None, tmp_path: Path) -> None:
     assert rsft.schema.equals(RSFT)
     assert dpo.schema.equals(DPO)
     assert rsft["qid"].to_pylist() == ["q2", "q1"]
+    tokenizer = make_tokenizer()
+    prompt = tokenizer("Q: about q1")["input_ids"]
+    # As they were drawn; a stop text behind the first token ended the rejected one, and the model's own end is taught.
+    ids = {"prompt_ids": prompt, "chosen_ids": [40, 1, 2], "rejected_ids": [42, tokenizer.eos_token_id]}
     assert dpo.to_pylist() == [{
         "qid": "q1", "prompt": "Q: about q1", "chosen": " w0", "rejected": " w2", "chosen_finished": True, "rejected_finished": True,
-        "chosen_rank": 4, "rejected_rank": 6,
+        "chosen_rank": 4, "rejected_rank": 6, **ids,
     }]  # fmt: skip
+    assert rsft["completion_ids"].to_pylist()[1] == [40, 1, 2]
     assert not (artifact.path / "data").exists(), "the units' files are one now"
     assert stats["queries_without_candidates"] == 1
     assert (stats["queries"], stats["rsft_rows"], stats["dpo_pairs"], stats["queries_with_pair"]) == (2, 2, 1, 1)

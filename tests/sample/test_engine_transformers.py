@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from aqe.base_model import resolve_model
 from aqe.config.data import ModelConfig
 from aqe.config.sample import EngineConfig
 from aqe.sample import engine_transformers
-from aqe.sample.engine import Generated, Request, Sampling
+from aqe.sample.engine import Generated, Request, Sampling, continuation, tokens_of
 from aqe.sample.engine_transformers import TransformersEngine, draw
 from tests.tools import tiny_model
 
@@ -164,8 +164,10 @@ def test_logprob_is_the_models_own(tiny: Path) -> None:
     for prompt, answer in zip(PROMPTS, generate(made, PROMPTS, 12), strict=True):
         before = made.tokenizer(prompt)["input_ids"]
         for g in answer:
-            new = made.tokenizer(g.raw)["input_ids"] if g.raw else []
-            new += [tiny_model.END] if g.finish_reason == "stop" else []
+            new = list(g.token_ids)
+            assert new == (made.tokenizer(g.raw)["input_ids"] if g.raw else []) + [tiny_model.END] * (
+                g.finish_reason == "stop"
+            )
             logprobs = exact(torch.tensor([before + new])).logits[0, len(before) - 1 : -1].log_softmax(-1)
             assert g.logprob == pytest.approx(logprobs.gather(1, torch.tensor(new)[:, None]).sum().item(), abs=1e-4)
 
@@ -180,6 +182,9 @@ def test_stop_text_ends_a_candidate_and_is_left_out(tiny: Path) -> None:
         assert g.raw == text.split(stops[0])[0]
         ended_alone = stops[0] not in text and g.finish_reason == "stop"
         assert g.num_tokens == len(g.raw) + (2 if stops[0] in text else int(ended_alone))
+        # One token a character: those before the stop text are the text's.
+        assert g.stop_at == (len(g.raw) if stops[0] in text else None)
+        assert tiny_model.tokenizer().decode(g.token_ids[: g.stop_at], skip_special_tokens=True) == g.raw
 
 
 def test_prompts_that_cannot_be_served_have_a_reason(tiny: Path) -> None:
@@ -191,12 +196,26 @@ def test_prompts_that_cannot_be_served_have_a_reason(tiny: Path) -> None:
     assert made.generate([]) == []
 
 
-def test_leading_blank_is_kept(tiny: Path) -> None:
+def test_leading_blank_is_kept() -> None:
     # Like sentencepiece: the blank belongs to the word, and decoding drops the first one of a text.
     core = Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "c": 2, "<end>": 3}, unk_token="<end>"))
     core.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
     core.decoder = decoders.Metaspace()
-    made = engine(tiny, Sampling(1))
-    made.tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
-    assert made.tokenizer.decode([1]) == "b"
-    assert made._text(engine_transformers._Row(0, [0], True, [1, 2])) == " bc"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
+    assert tokenizer.decode([1]) == "b"
+    assert continuation(tokenizer, [0], [1, 2]) == " bc"
+
+
+def test_tokens_before_a_stop_text_are_those_that_hold_the_text() -> None:
+    """The last one may hold the stop text's beginning too: it was drawn whole."""
+    core = Tokenizer(models.WordLevel({" yes": 0, "!\n": 1, "\n": 2, "!": 3, "<end>": 4}, unk_token="<end>"))
+    core.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
+    assert tokens_of(tokenizer, [0], [0, 3, 2], " yes!") == 2
+    assert tokens_of(tokenizer, [0], [0, 1, 2], " yes!") == 2
+    assert tokens_of(tokenizer, [0], [0, 1], " yes") == 1
+    assert tokens_of(tokenizer, [0], [2], "") == 0
+    # A character in pieces is there when its last one is.
+    spelt = AutoTokenizer.from_pretrained(resolve_model(ModelConfig()).path)
+    ids = spelt(" caf\u00e9 \u2603", add_special_tokens=False)["input_ids"]
+    assert tokens_of(spelt, ids[:1], ids, " caf\u00e9 \u2603") == len(ids)

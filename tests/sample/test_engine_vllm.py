@@ -71,8 +71,9 @@ def test_both_engines_mean_the_same() -> None:
         greedy, own = theirs[0], ours[0]
         assert greedy["raw"] == own.raw
         assert greedy["finish_reason"] == own.finish_reason
-        assert greedy["num_tokens"] == own.num_tokens
+        assert greedy["answer"] == own.answer
+        assert (greedy["token_ids"], greedy["stop_at"]) == ([*own.token_ids], own.stop_at)
         assert greedy["logprob"] == pytest.approx(own.logprob, abs=1e-3)
         reasons.add(own.finish_reason)
     assert reasons == {"stop", "length"}
-    assert (first[4][0]["raw"], first[4][0]["num_tokens"]) == ("", 1), "the end-of-text token alone"
+    assert (first[4][0]["raw"], len(first[4][0]["token_ids"])) == ("", 1), "the end-of-text token alone"

@@ -148,7 +148,7 @@ def test_a_stuck_engine_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch)
 
     async def hangs(*args: object) -> AsyncGenerator[Piece]:
         await asyncio.sleep(60)
-        yield Piece("", 0)
+        yield Piece("", ())
 
     monkeypatch.setattr(made.engine, "stream", hangs)
     with client(made) as http:

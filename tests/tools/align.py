@@ -1,5 +1,6 @@
 """A tiny random Llama with a tokenizer of its own, and preference rows for it."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from aqe.align.arguments import Kind
 from aqe.artifact import write_parquet
 
 NOUNS = ("author", "river", "engine", "planet", "forest", "doctor", "castle", "violin")
+_SIDES = ("chosen", "rejected")
 HINTS = ("writes books", "flows to the sea", "burns fuel", "circles a star", "has trees", "heals", "has walls", "sings")
 
 
-def make_model(path: Path, seed: int = 0) -> Path:
-    """Save a random two-layer Llama (hidden 32, float32) and a byte-level BPE tokenizer at `path`."""
+@cache
+def make_tokenizer() -> Any:
+    """A byte-level BPE tokenizer, the same every time."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -25,7 +28,12 @@ def make_model(path: Path, seed: int = 0) -> Path:
         vocab_size=320, special_tokens=["<eos>", "<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator([*NOUNS, *HINTS, "to answer this question we need to know"], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+
+
+def make_model(path: Path, seed: int = 0) -> Path:
+    """Save a random two-layer Llama (hidden 32, float32) and its tokenizer at `path`."""
+    fast = make_tokenizer()
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -49,7 +57,25 @@ def make_model(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def with_ids(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the token ids of its texts, an end token where they are finished."""
+    fast, ids = make_tokenizer(), {}
+    for name, finished in (("prompt", None), ("completion", "finished"), *((s, f"{s}_finished") for s in _SIDES)):
+        if name in row:
+            ended = finished is not None and row[finished]
+            ids[f"{name}_ids"] = [*fast(row[name] or "")["input_ids"], *([fast.eos_token_id] if ended else [])]
+    return row | ids
+
+
 def rsft_rows(count: int) -> list[dict[str, Any]]:
+    return [with_ids(row) for row in _rsft_rows(count)]
+
+
+def dpo_rows(count: int) -> list[dict[str, Any]]:
+    return [with_ids(row) for row in _dpo_rows(count)]
+
+
+def _rsft_rows(count: int) -> list[dict[str, Any]]:
     return [
         {
             "qid": str(i),
@@ -63,7 +89,7 @@ def rsft_rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def dpo_rows(count: int) -> list[dict[str, Any]]:
+def _dpo_rows(count: int) -> list[dict[str, Any]]:
     return [
         {
             "qid": str(i),

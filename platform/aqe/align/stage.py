@@ -160,9 +160,7 @@ def _encode(
         # Those of a run that died: what TRL keeps beside them would not fit new ones.
         rows, dead = len(load_tokens(str(tokens))), read_parquet(letters)
     else:
-        from transformers import AutoTokenizer
-
-        rows, dead = write_tokens(kind, data, AutoTokenizer.from_pretrained(start), config.max_length, tokens)
+        rows, dead = write_tokens(kind, data, config.max_length, tokens)
         write_parquet(dead, letters)
     metrics.count(metrics.DEAD_LETTERS, dead.num_rows, stage=kind)
     metrics.count(metrics.ROWS, dead.num_rows + rows, stage=kind)

@@ -1,6 +1,6 @@
 """Prompts and sampling."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,9 @@ class PromptConfig(Config):
     """Wrap `template` with the model's chat template."""
     system: str | None = None
     """System message of a chat prompt."""
+    chat_kwargs: dict[str, Any] = Field(default_factory=lambda: {"enable_thinking": False})
+    """Handed to the chat template. Templates that do not know `enable_thinking` ignore it; where they do, a model that
+    thinks before it answers would otherwise spend the expansion's tokens on that."""
     stop: tuple[str, ...] = ()
     """Texts that end an expansion; they are not part of it."""
     strip_question_mark: bool = False

@@ -11,7 +11,7 @@ from aqe.config.rank import PreferConfig
 from aqe.errors import InputError
 from aqe.evaluate.evidence import Choice
 from aqe.evaluate.expansions import cut
-from aqe.prefer.candidates import ranked_query
+from aqe.prefer.candidates import Prompt, ranked_query
 from aqe.prefer.reader import PreferenceReader
 from aqe.rank.retriever import Retriever
 from aqe.rank.stage import rank_expansions
@@ -91,11 +91,13 @@ def best_of_n(run: Run, config: PreferConfig, *, judged: Artifact, samples: Arti
     def rows() -> list[dict[str, Any]]:
         queries = judged.path / "queries.parquet"
         read = PreferenceReader(queries, samples.path / "data", ranks.path / "data")
+        # Nothing is trained on these.
+        unprompted = Prompt("", (), 0)
         units = cut_units(len(Slices(queries)), ranks.stats["queries_per_unit"])
         best = []
         for unit in with_files(with_files(units, "samples", samples), "ranks", ranks):
             for row in read(unit):
-                first = ranked_query(row, "", config).best_first()[0]
+                first = ranked_query(row, unprompted, config).best_first()[0]
                 best.append({"qid": row["qid"], "sample_idx": 0, "expansion": first.expansion})
         return best
 

@@ -80,4 +80,6 @@ class Expander:
                 f"cannot expand the query {query[:80]!r}: {answer}. Shorten it, or allow fewer max_tokens."
             )
         generated = answer[0]
-        return self.recipe.expansion(query, generated.raw, generated.finish_reason, generated.num_tokens, milliseconds)
+        return self.recipe.expansion(
+            query, generated.answer, generated.finish_reason, generated.num_tokens, milliseconds
+        )

@@ -1,5 +1,6 @@
 """How one model is asked, and what becomes of its answer: the same in Python, in the server and in evaluation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from aqe.config.data import ModelConfig, is_path
 from aqe.config.sample import PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.expand.settings import SETTINGS, ExpanderSettings
-from aqe.prompts import render, resolve
+from aqe.prompts import load_tokenizer, render, resolve
+from aqe.reasoning import Reasoning
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,19 @@ class Recipe:
     path: Path
     settings: ExpanderSettings
     tokenizer: Any
+    reasoning: Reasoning
+
+    def answer(self, query: str, raw: str, token_ids: Sequence[int]) -> str:
+        """What the model wrote for this query (`raw`, decoded from `token_ids`) without its reasoning."""
+        return self.reasoning.answer(self.prompt(query), raw, token_ids)
 
     def prompt(self, query: str) -> str:
         """What the model continues for this query."""
         return render(self.settings.prompt, query, self.tokenizer)
 
-    def expansion(self, query: str, raw: str, finish_reason: str, num_tokens: int, milliseconds: float) -> Expansion:
-        """What the model wrote (`raw`) as the expansion that is searched."""
-        text = clean(raw)
+    def expansion(self, query: str, answer: str, finish_reason: str, num_tokens: int, milliseconds: float) -> Expansion:
+        """What the model answered as the expansion that is searched."""
+        text = clean(answer)
         composed = compose(query, text, self.settings.query_weight, self.settings.distinct_words)
         return Expansion(query, text, composed, finish_reason, num_tokens, milliseconds)
 
@@ -65,12 +72,11 @@ def load_recipe(
     What is not given is taken from the model's `aqe.json`, else EAR's prompt, weight 1 and 100 tokens.
     Raises InputError when the model cannot be used, ConfigError for settings that cannot work.
     """
-    from transformers import AutoTokenizer
-
     path = _model_path(model)
     given = {"query_weight": query_weight, "max_tokens": max_tokens, "prompt": resolve(prompt) if prompt else None}
     settings = _settings(path, {key: value for key, value in given.items() if value is not None})
-    recipe = Recipe(path, settings, AutoTokenizer.from_pretrained(path))
+    tokenizer = load_tokenizer(path)
+    recipe = Recipe(path, settings, tokenizer, Reasoning(tokenizer))
     recipe.prompt("a query")  # A chat prompt needs a template: fail before the weights load.
     return recipe
 

@@ -6,8 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from aqe.config.rank import PreferConfig
+from aqe.endings import completion_ids
 from aqe.prefer.reward import REWARDS, Reward, by_rank
 from aqe.records import PLAIN
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt that trains: its text, its token ids as the engines read them, and the token that ends an answer to
+    it (see aqe.endings.taught_end)."""
+
+    text: str
+    ids: tuple[int, ...]
+    end: int
 
 
 @dataclass(frozen=True)
@@ -16,6 +27,8 @@ class Candidate:
 
     sample_idx: int
     raw: str
+    ids: tuple[int, ...]
+    """Token ids that are trained on (see aqe.endings.completion_ids)."""
     expansion: str
     finished: bool
     logprob_per_token: float
@@ -28,7 +41,7 @@ class RankedQuery:
     """A query with all its candidates."""
 
     qid: str
-    prompt: str
+    prompt: Prompt
     plain_rank: int
     candidates: tuple[Candidate, ...]
     reward: Reward = by_rank
@@ -57,7 +70,7 @@ class RankedQuery:
         return sorted(self.candidates, key=lambda c: (self.value(c), -c.rank, -c.logprob_per_token, c.sample_idx))
 
 
-def ranked_query(row: Mapping[str, Any], prompt: str, config: PreferConfig) -> RankedQuery:
+def ranked_query(row: Mapping[str, Any], prompt: Prompt, config: PreferConfig) -> RankedQuery:
     """A row of `aqe.prefer.reader` with the prompt that trains.
 
     With `include_plain` the plain query competes as the empty expansion, which ends at once. It has no log-probability;
@@ -69,6 +82,7 @@ def ranked_query(row: Mapping[str, Any], prompt: str, config: PreferConfig) -> R
         Candidate(
             sample["sample_idx"],
             sample["raw"],
+            tuple(completion_ids(sample["token_ids"], sample["stop_at"], prompt.end)),
             sample["expansion"],
             sample["finish_reason"] == "stop",
             sample["logprob"] / max(sample["num_tokens"], 1),
@@ -76,7 +90,7 @@ def ranked_query(row: Mapping[str, Any], prompt: str, config: PreferConfig) -> R
         )
         for sample in row["samples"]
     ]
-    extra = [Candidate(PLAIN, "", "", True, -math.inf, *plain)] if config.include_plain else []
+    extra = [Candidate(PLAIN, "", (prompt.end,), "", True, -math.inf, *plain)] if config.include_plain else []
     return RankedQuery(row["qid"], prompt, plain[0], (*candidates, *extra), REWARDS[config.reward], plain[1])
 
 

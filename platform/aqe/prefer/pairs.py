@@ -29,9 +29,12 @@ def dpo_rows(ranked: RankedQuery, config: PreferConfig) -> list[dict[str, Any]]:
         rows.append(
             {
                 "qid": ranked.qid,
-                "prompt": ranked.prompt,
+                "prompt": ranked.prompt.text,
                 "chosen": chosen.raw,
                 "rejected": rejected.raw,
+                "prompt_ids": ranked.prompt.ids,
+                "chosen_ids": chosen.ids,
+                "rejected_ids": rejected.ids,
                 "chosen_finished": chosen.finished,
                 "rejected_finished": rejected.finished,
                 "chosen_rank": chosen.rank,

@@ -21,8 +21,10 @@ def rsft_row(ranked: RankedQuery, config: PreferConfig) -> dict[str, Any] | None
         return None
     return {
         "qid": ranked.qid,
-        "prompt": ranked.prompt,
+        "prompt": ranked.prompt.text,
         "completion": best[0].raw,
+        "prompt_ids": ranked.prompt.ids,
+        "completion_ids": best[0].ids,
         "finished": best[0].finished,
         "gold_rank": best[0].rank,
         "plain_rank": ranked.plain_rank,

@@ -15,14 +15,15 @@ from aqe.artifact import GROUP_ROWS, Artifact, Slices, read_parquet
 from aqe.base_model import LanguageModel
 from aqe.config.rank import PreferConfig
 from aqe.config.sample import PromptConfig
+from aqe.endings import taught_end
 from aqe.errors import ArtifactError, InputError
 from aqe.nodes import on_node
-from aqe.prefer.candidates import RankedQuery, ranked_query
+from aqe.prefer.candidates import Prompt, RankedQuery, ranked_query
 from aqe.prefer.diversity import collapse_warning, diversity, diversity_counts
 from aqe.prefer.pairs import dpo_rows
 from aqe.prefer.reader import PreferenceReader
 from aqe.prefer.select import rsft_row
-from aqe.prompts import render, template_tokenizer
+from aqe.prompts import load_tokenizer, render, token_ids
 from aqe.records import DPO, RSFT
 from aqe.run import Run
 from aqe.storage import put
@@ -46,7 +47,7 @@ def build_preferences(
     """rsft.parquet (records.RSFT) and dpo.parquet (records.DPO), in the order of the queries in `judged`.
 
     More than six arguments, because three stages before it meet here. `prompt` is the one that trains, `model` the one
-    whose chat template it may need. The statistics say how many queries gave a target and a pair, what the best
+    whose tokens are trained. The statistics say how many queries gave a target and a pair, what the best
     candidate gains over the plain query, and how diverse the candidates are. InputError when no query has candidates
     and ranks.
     """
@@ -90,7 +91,8 @@ class PreferWorker:
 
     def __init__(self, config: PreferConfig, prompt: PromptConfig, model_path: Path) -> None:
         self._config, self._prompt = config, prompt
-        self._tokenizer = template_tokenizer(prompt, model_path)
+        self._tokenizer = load_tokenizer(model_path)
+        self._end = taught_end(self._tokenizer, prompt)
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         given: list[dict[str, Any]] = []
@@ -98,7 +100,7 @@ class PreferWorker:
         counts: Counter[str] = Counter()
         for row in rows:
             try:
-                ranked = ranked_query(row, render(self._prompt, row["query"], self._tokenizer), self._config)
+                ranked = ranked_query(row, self._prompt_of(row["query"]), self._config)
                 target, pairs = rsft_row(ranked, self._config), dpo_rows(ranked, self._config)
                 counts.update(_counts(ranked))  # type: ignore[arg-type]
             except Exception as error:
@@ -109,6 +111,10 @@ class PreferWorker:
             counts["dpo_pairs"] += len(pairs)
             counts["queries_with_pair"] += bool(pairs)
         return Result(pa.Table.from_pylist(given, schema=_GIVEN), dead, dict(counts))
+
+    def _prompt_of(self, query: str) -> Prompt:
+        text = render(self._prompt, query, self._tokenizer)
+        return Prompt(text, tuple(token_ids(self._tokenizer, text)), self._end)
 
 
 def _counts(ranked: RankedQuery) -> dict[str, float]:

@@ -14,7 +14,7 @@ from aqe.config.pipeline import STAGES
 from aqe.evaluate.evidence import Origin
 from aqe.evaluate.measures import COLUMNS
 from aqe.evaluate.systems import LABELS
-from aqe.prompts import render, resolve, template_tokenizer
+from aqe.prompts import load_tokenizer, render, resolve
 from aqe.storage import put
 
 
@@ -26,7 +26,7 @@ def write_card(origin: Origin, name: str, model_dir: Path, metrics: Mapping[str,
         title=f"AQE {LABELS[name]}: {config.name}",
         base_model=origin.base.source,
         license=origin.base.license,
-        example=render(prompt, "(the query)", template_tokenizer(prompt, origin.base.path)),
+        example=render(prompt, "(the query)", load_tokenizer(origin.base.path)),
         facts=_facts(origin, name, model_dir) | ({} if metrics is None else _results(origin, name, metrics)),
     )
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from aqe.config.sample import SampleConfig
 
@@ -19,16 +19,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Generated:
-    """One candidate. `raw` is the exact decoded text without the stop text.
+    """One candidate. `raw` is the exact decoded text without the stop text; `answer` is `raw` without what the model
+    thought before it answered (see aqe.reasoning).
 
-    `num_tokens` counts what was generated: the end-of-text token or the tokens of the stop text too. `logprob` (nats)
-    sums over the same tokens.
+    `token_ids` are all tokens that were drawn, the end token or those of the stop text too; `logprob` (nats) sums over
+    them. `stop_at` is None unless a stop text ended the candidate: so many of the first tokens hold all of `raw`.
     """
 
     raw: str
+    answer: str
     finish_reason: Literal["stop", "length"]
-    num_tokens: int
+    token_ids: tuple[int, ...]
     logprob: float
+    stop_at: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were drawn."""
+        return len(self.token_ids)
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,28 @@ class Sampling:
     @classmethod
     def draw(cls, config: SampleConfig, stop: tuple[str, ...]) -> "Sampling":
         return cls(config.max_tokens, config.temperature, config.top_k, config.top_p, config.include_greedy, stop)
+
+
+#: Prompt tokens that are decoded with a continuation, so that its leading blank survives.
+TAIL = 8
+
+
+def continuation(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+    """The text that `token_ids` add to a prompt, special tokens left out."""
+    tail = list(prompt_ids[-TAIL:])
+    before, after = tokenizer.batch_decode(
+        [tail, [*tail, *token_ids]], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return str(after[len(before) :])
+
+
+def tokens_of(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence[int], raw: str) -> int:
+    """How many of the first tokens hold all of `raw`, which is the beginning of their text. The last of them may hold
+    more: it was drawn whole."""
+    count = len(token_ids)
+    while count and continuation(tokenizer, prompt_ids, token_ids[: count - 1]).startswith(raw):
+        count -= 1
+    return count
 
 
 class Engine(Protocol):

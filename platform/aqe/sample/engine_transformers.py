@@ -16,15 +16,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicLayer
 
 from aqe.config.sample import EngineConfig
+from aqe.endings import end_ids
 from aqe.prompts import token_ids
-from aqe.sample.engine import Generated, Request, Sampling, refusal
+from aqe.reasoning import Reasoning
+from aqe.sample.engine import Generated, Request, Sampling, continuation, refusal, tokens_of
 
 _PREFILL_TOKENS = 32_768
 """Prompt tokens computed together, padding included: bounds the memory of long prompts."""
 _SHARED = 16
 """Fewest tokens that are worth computing apart when all prompts begin with them, as few-shot prompts do."""
-_TAIL = 8
-"""Prompt tokens that are decoded with a continuation, so that its leading blank survives."""
 _ROOM = 32
 """Tokens for which a cache makes room at once."""
 
@@ -35,7 +35,7 @@ class _Row:
 
     prompt: int
     """Place of its prompt in the group."""
-    tail: list[int]
+    prompt_ids: list[int]
     greedy: bool
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
@@ -103,9 +103,8 @@ class TransformersEngine:
         self.max_batch = config.max_batch
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.max_len = min(config.max_model_len, limit or config.max_model_len)
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self.ends = {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
+        self.ends = end_ids(self.tokenizer, self.model.generation_config.eos_token_id)
+        self._reasoning = Reasoning(self.tokenizer)
         self.prompt_tokens: Counter[str] = Counter()
         self._prefix: tuple[list[int], Any] | None = None
         """The newest beginning that prompts shared, and its cache."""
@@ -127,7 +126,7 @@ class TransformersEngine:
         for group in self._groups(served):
             ids = [served[i] for i in group]
             for place, rows in enumerate(self._candidates(ids, [requests[i] for i in group])):
-                results[group[place]] = [self._finished(row) for row in rows]
+                results[group[place]] = [self._finished(requests[group[place]].prompt, row) for row in rows]
         asked = sum(len(ids) * requests[i].num_samples for i, ids in served.items())
         self.prompt_tokens["cached"] = asked - self.prompt_tokens["computed"]
         return results
@@ -154,7 +153,7 @@ class TransformersEngine:
         prefilled, logits, mask = self._prefill(prompts)
         zero, first = self.sampling.temperature == 0, self.sampling.include_greedy
         candidates = [
-            [_Row(i, prompts[i][-_TAIL:], zero or (first and n == 0)) for n in range(request.num_samples)]
+            [_Row(i, prompts[i], zero or (first and n == 0)) for n in range(request.num_samples)]
             for i, request in enumerate(requests)
         ]
         draws = [_uniform(request, self.sampling.max_tokens) for request in requests]
@@ -246,12 +245,12 @@ class TransformersEngine:
         if row.finish is not None:
             return
         row.logprob += logprob
+        row.tokens.append(token)
         if token in self.ends:
             row.finish = "stop"
             return
-        row.tokens.append(token)
         if self.sampling.stop:
-            text = self._text(row)
+            text = continuation(self.tokenizer, row.prompt_ids, row.tokens)
             stops = [at for at in map(text.find, self.sampling.stop) if at >= 0]
             if stops:
                 row.text, row.finish = text[: min(stops)], "stop"
@@ -259,17 +258,16 @@ class TransformersEngine:
         if len(row.tokens) == self.sampling.max_tokens:
             row.finish = "length"
 
-    def _text(self, row: _Row) -> str:
-        before, after = self.tokenizer.batch_decode(
-            [row.tail, row.tail + row.tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return str(after[len(before) :])
-
-    def _finished(self, row: _Row) -> Generated:
+    def _finished(self, prompt: str, row: _Row) -> Generated:
         assert row.finish is not None
-        raw = self._text(row).rstrip("\ufffd") if row.text is None else row.text
-        ended = row.finish == "stop" and row.text is None
-        return Generated(raw, row.finish, len(row.tokens) + ended, row.logprob)
+        if row.text is None:
+            # An end token need not be a special one, and is no part of the text.
+            said = row.tokens[:-1] if row.finish == "stop" else row.tokens
+            raw, stop_at = continuation(self.tokenizer, row.prompt_ids, said).rstrip("\ufffd"), None
+        else:
+            raw, stop_at = row.text, tokens_of(self.tokenizer, row.prompt_ids, row.tokens, row.text)
+        answer = self._reasoning.answer(prompt, raw, row.tokens[:stop_at])
+        return Generated(raw, answer, row.finish, tuple(row.tokens), row.logprob, stop_at)
 
 
 def _uniform(request: Request, max_tokens: int) -> torch.Tensor:

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import ray
 
 from aqe.config.sample import EngineConfig
+from aqe.endings import end_ids
 from aqe.malloc import KEEP_MEMORY
 from aqe.prompts import token_ids
-from aqe.sample.engine import Generated, Request, Sampling, refusal
+from aqe.reasoning import Reasoning
+from aqe.sample.engine import Generated, Request, Sampling, refusal, tokens_of
 
 
 def vllm_env(config: EngineConfig, use_gpu: bool) -> dict[str, str]:
@@ -87,15 +89,17 @@ class VllmEngine:
             logger.stat_loggers = [batch_stat_logger(self._llm.llm_engine.vllm_config)]
         self._sampling = sampling
         self._max_len: int = self._llm.model_config.max_model_len
+        self._tokenizer = self._llm.get_tokenizer()
+        self._reasoning = Reasoning(self._tokenizer)
+        self._ends = stop_token_ids(self._llm.model_config, self._tokenizer)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         # A cached prefix changes the shapes of the matrix products and so the last bits: each batch starts without.
         self._llm.reset_prefix_cache()
-        tokenizer = self._llm.get_tokenizer()
         answers: list[list[Generated] | str] = [[] for _ in requests]
         prompts, params, owners = [], [], []
         for i, request in enumerate(requests):
-            ids = token_ids(tokenizer, request.prompt)
+            ids = token_ids(self._tokenizer, request.prompt)
             if why := refusal(request.prompt, ids, self._sampling.max_tokens, self._max_len):
                 answers[i] = why
                 continue
@@ -104,12 +108,13 @@ class VllmEngine:
                 params.append(param)
                 owners.append(i)
         outputs = self._llm.generate(prompts, params, use_tqdm=False) if prompts else []
-        for i, output in zip(owners, outputs, strict=True):
+        for i, asked, output in zip(owners, prompts, outputs, strict=True):
             candidates = answers[i]
             if odd := {o.finish_reason for o in output.outputs} - {"stop", "length"}:
                 answers[i] = f"vLLM ended a candidate with {odd.pop()!r}"
             elif isinstance(candidates, list):
-                candidates.extend(_generated(o) for o in sorted(output.outputs, key=lambda o: o.index))
+                drawn = sorted(output.outputs, key=lambda o: o.index)
+                candidates.extend(self._generated(requests[i].prompt, asked["prompt_token_ids"], o) for o in drawn)
         return answers
 
     def _params(self, request: Request) -> list[Any]:
@@ -119,6 +124,7 @@ class VllmEngine:
         s = self._sampling
         # logprobs=0: of the chosen token only.
         shared: dict[str, Any] = {"max_tokens": s.max_tokens, "stop": list(s.stop), "logprobs": 0}
+        shared["stop_token_ids"] = self._ends
         greedy = request.num_samples if s.temperature == 0 else int(s.include_greedy)
         drawn = request.num_samples - greedy
         params = [SamplingParams(n=1, temperature=0.0, **shared) for _ in range(greedy)]
@@ -130,7 +136,17 @@ class VllmEngine:
             )
         return params
 
+    def _generated(self, prompt: str, prompt_ids: list[int], output: Any) -> Generated:
+        reason: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
+        ids = tuple(output.token_ids)
+        # A text is the reason where one ended it; a token's number, or nothing for the model's own end token.
+        by_text = isinstance(output.stop_reason, str)
+        stop_at = tokens_of(self._tokenizer, prompt_ids, ids, output.text) if by_text else None
+        answer = self._reasoning.answer(prompt, output.text, ids[:stop_at])
+        return Generated(output.text, answer, reason, ids, output.cumulative_logprob, stop_at)
 
-def _generated(output: Any) -> Generated:
-    reason: Literal["stop", "length"] = "length" if output.finish_reason == "length" else "stop"
-    return Generated(output.text, reason, len(output.token_ids), output.cumulative_logprob)
+
+def stop_token_ids(model_config: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an expansion (see aqe.endings.end_ids), as vLLM's SamplingParams take them."""
+    ends = model_config.try_get_generation_config().get("eos_token_id")
+    return sorted(end_ids(tokenizer, ends))

@@ -11,7 +11,7 @@ from aqe.compose import clean
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
 from aqe.nodes import Nodes
 from aqe.observe import metrics
-from aqe.prompts import template_tokenizer
+from aqe.prompts import load_tokenizer
 from aqe.records import SAMPLES, table
 from aqe.run import Run
 from aqe.sample.engine import Generated, Request, Sampling
@@ -88,7 +88,7 @@ def sample_expansions(
             queries_per_unit=generation.queries_per_unit,
             # As resolved: units made on other machines than these are not mixed with theirs.
             identity=f"{model.fingerprint} {settings} {engine} {generation.engine.precision(use_gpu)}",
-            tokenizer=template_tokenizer(generation.prompt, model.path),
+            tokenizer=load_tokenizer(model.path),
         )
         args = {
             "engine": engine,
@@ -99,6 +99,11 @@ def sample_expansions(
         }
         work = Work(SampleWorker, args, PlanReader(plan), SAMPLES)
         stats = run_units(run, stage, out, units, work, engine_pool(generation.engine, nodes))
+        if stats["reasoning"]:
+            run.say(
+                f"WARNING: {stage}: {stats['reasoning']} of {stats['candidates']} candidates hold reasoning, which is "
+                "cut off. Tell the chat template of the model to leave it out: see `chat_kwargs` of the prompt."
+            )
         return {"engine": engine, **stats}
 
     return run.make(
@@ -140,11 +145,13 @@ class SampleWorker:
         answers = self._engine.generate([Request(r["prompt"], r["num_samples"], r["seed"]) for r in rows])
         samples: list[dict[str, Any]] = []
         dead: list[tuple[Row, str]] = []
+        reasoning = 0
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer, str):
                 dead.append((row, answer))
             else:
                 samples += _records(row, answer)
+                reasoning += sum(candidate.answer != candidate.raw for candidate in answer)
         tokens = sum(r["num_tokens"] for r in samples)
         metrics.count(metrics.GENERATED_TOKENS, tokens, stage=self._stage)
         metrics.count(metrics.CANDIDATES, len(samples), stage=self._stage)
@@ -155,6 +162,7 @@ class SampleWorker:
             "tokens": tokens,
             "truncated": sum(r["finish_reason"] == "length" for r in samples),
             "empty": sum(not r["expansion"] for r in samples),
+            "reasoning": reasoning,
             "duplicate": sum(r["duplicate"] for r in samples),
         }
         return Result(table(samples, SAMPLES), dead, counts)
@@ -165,7 +173,7 @@ def _records(row: Row, candidates: Sequence[Generated]) -> list[dict[str, Any]]:
     seen: set[str] = set()
     samples = []
     for i, candidate in enumerate(candidates):
-        expansion = clean(candidate.raw)
+        expansion = clean(candidate.answer)
         samples.append(
             {
                 "unit_id": row["unit_id"],
@@ -174,6 +182,8 @@ def _records(row: Row, candidates: Sequence[Generated]) -> list[dict[str, Any]]:
                 "raw": candidate.raw,
                 "expansion": expansion,
                 "finish_reason": candidate.finish_reason,
+                "token_ids": candidate.token_ids,
+                "stop_at": candidate.stop_at,
                 "num_tokens": candidate.num_tokens,
                 "logprob": candidate.logprob,
                 "duplicate": expansion in seen,
