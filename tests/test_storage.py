@@ -1,6 +1,7 @@
 """Files and directories whole or not at all, on a real disk that is full: for a moment, or for good."""
 
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -176,3 +177,39 @@ def test_lucene_does_not_lose_passages_in_silence(disk: SmallDisk, tmp_path: Pat
     said = build("(0.1,)").splitlines()
     assert "tried again in 0.1 s" in said[-3] and said[-1] == "1000"
     assert [p.name for p in (disk.path / "runs").iterdir()] == ["lucene"]
+
+
+@pytest.mark.parametrize(("umask", "around", "file", "inner"), [
+    (0o022, 0o755, 0o644, 0o755),
+    (0o077, 0o755, 0o644, 0o755),
+    (0o077, 0o750, 0o640, 0o750),
+    (0o077, 0o700, 0o600, 0o700),
+    (0o022, 0o700, 0o644, 0o755),
+])  # fmt: skip
+def test_nothing_is_less_readable_than_its_directory(
+    umask: int, around: int, file: int, inner: int, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(around)
+
+    def write(part: Path) -> None:
+        (part / "deeper").mkdir(parents=True)
+        # As the library does it: for the owner alone.
+        save_file({"x": np.zeros(3)}, part / "model.safetensors")
+        (part / "deeper" / "config.json").write_text("{}")
+
+    before = os.umask(umask)
+    try:
+        storage.put(shared / "model", write)
+        storage.put(shared / "rows.txt", lambda part: part.write_text("rows"))
+        private = shared / "private"
+        storage.put(private, lambda part: os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600)))
+    finally:
+        os.umask(before)
+    modes = {str(p.relative_to(shared)): stat.S_IMODE(p.stat().st_mode) for p in shared.rglob("*")}
+    # What was written for more readers than the directory has stays so.
+    readers = around & 0o444
+    assert {name: mode & readers for name, mode in modes.items()} == dict.fromkeys(modes, readers)
+    assert modes["rows.txt"] == file and modes["model"] == modes["model/deeper"] == inner
+    assert modes["model/model.safetensors"] == modes["private"] == 0o600 | readers

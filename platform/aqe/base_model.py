@@ -178,10 +178,6 @@ def _convert_once(path: Path, convert: Callable[[Path], None]) -> None:
     def write(part: Path) -> None:
         part.mkdir()
         convert(part)
-        # save_pretrained keeps others out, as some users' settings do; a cache may be shared between users.
-        part.chmod(0o755)
-        for file in part.iterdir():
-            file.chmod(0o644)
 
     if path.is_dir():
         return

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,8 @@ def cache_directory() -> Path:
 def put(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file or a directory at the path that it is given, then put it at `path` in one step.
 
-    A directory that is there is replaced. What the storage refuses is tried again, see `retry`; nothing is left at
+    A directory that is there is replaced. Whoever may read the directory that it lies in may read it, whatever the
+    library that wrote it thinks. What the storage refuses is tried again, see `retry`; nothing is left at
     `path` that was not there before.
     """
     # Unique among all nodes that write here: process ids are not.
@@ -38,6 +40,7 @@ def put(path: Path, write: Callable[[Path], object]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(part)
+            _open_to_readers(part)
             # A link is replaced as it is.
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -47,6 +50,18 @@ def put(path: Path, write: Callable[[Path], object]) -> None:
             raise
 
     retry(path, once)
+
+
+def _open_to_readers(part: Path) -> None:
+    """Let read who may read the directory around `part`: safetensors, for one, writes for its owner alone."""
+    readers = stat.S_IMODE(part.parent.stat().st_mode) & 0o555
+    for path in (part, *part.rglob("*")):
+        if path.is_symlink():
+            continue
+        mode = stat.S_IMODE(path.stat().st_mode)
+        wanted = mode | (readers if path.is_dir() else readers & 0o444)
+        if wanted != mode:
+            path.chmod(wanted)
 
 
 def retry(path: Path, action: Callable[[], T], reads: bool = False) -> T:

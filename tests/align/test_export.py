@@ -1,12 +1,25 @@
-"""Model card, settings for serving, curves."""
+"""Model card, the exported model against the trained one, curves."""
 
 from pathlib import Path
+from typing import Any
 
+import peft
+import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from aqe.align import export
 from aqe.align.curves import curves_table, plot_curves
+from aqe.align.divergence import COMPARED_ROWS, completion_logps
+from aqe.align.export import export_model
 from aqe.align.stage import curve_statistics
+from aqe.align.tokens import load_tokens, write_tokens
+from aqe.errors import ArtifactError
 from aqe.report.card import write_model_card
+from tests.tools.align import make_model, write_rows
+from tests.tools.families import make_family
 
 
 def log(kind: str, steps: int = 5) -> list[dict[str, float]]:
@@ -69,3 +82,82 @@ def test_plot_is_a_picture(tmp_path: Path) -> None:
     tables = {"RSFT": curves_table("rsft", log("rsft"), 0.1), "DPO": curves_table("dpo", log("dpo"), 0.1)}
     plot_curves(tmp_path / "curves.png", tables)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def rows_of(directory: Path) -> list[dict[str, Any]]:
+    """Rows that can be trained on, and the file that a stage has of them."""
+    write_tokens("dpo", write_rows("dpo", 6, directory / "rows.parquet"), 64, directory / "tokens.arrow")
+    rows: list[dict[str, Any]] = load_tokens(str(directory / "tokens.arrow")).to_list()
+    return rows
+
+
+def exported(start: Path, directory: Path, logps: list[float]) -> Any:
+    """Export `directory`/trained as the stage does; returns the model that was written."""
+    out, trained = directory / "model", directory / "trained"
+    facts = export_model(
+        "dpo",
+        start=str(start),
+        trained=str(trained),
+        out=str(out),
+        tokens=str(directory / "tokens.arrow"),
+        logps=logps,
+        bfloat16=False,
+        use_gpu=False,
+    )
+    assert facts["export_difference"] < 1e-4
+    return AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+
+
+def test_an_exported_model_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    start, trained = make_model(tmp_path / "start"), make_model(tmp_path / "trained", seed=1)
+    rows = rows_of(tmp_path)[:COMPARED_ROWS]
+    model = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
+    logps = completion_logps("dpo", model, rows)
+    assert len(logps) == 2 * COMPARED_ROWS, "chosen and rejected"
+    assert completion_logps("dpo", exported(start, tmp_path, logps), rows) == pytest.approx(logps, abs=1e-5)
+    # Other weights than those that were trained, as a broken disk or a wrong merge would leave them.
+    weights = load_file(trained / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.weight"].mul_(1.5)
+    save_file(weights, trained / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArtifactError, match=r"is not the one that was trained: .* differ by"):
+        export_model(
+            "dpo",
+            start=str(start),
+            trained=str(trained),
+            out=str(tmp_path / "other"),
+            tokens=str(tmp_path / "tokens.arrow"),
+            logps=logps,
+            bfloat16=False,
+            use_gpu=False,
+        )
+    assert not (tmp_path / "other").exists()
+
+
+# What PEFT says of tied embeddings, and of GPT-2's layers that lie the other way round.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+@pytest.mark.parametrize("targets", ["all-linear", "output", "embedding", "both"])
+def test_adapters_of_tied_embeddings_are_exported_right(
+    family: str, targets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = make_family(family, tmp_path)
+    base: Any = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    assert base.get_input_embeddings().weight is base.get_output_embeddings().weight
+    names = {module: name.rpartition(".")[2] for name, module in base.named_modules()}
+    ends = {"output": [names[base.get_output_embeddings()]], "embedding": [names[base.get_input_embeddings()]]}
+    ends["both"] = ends["output"] + ends["embedding"]
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=ends.get(targets, targets), task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    model = peft.get_peft_model(base, settings)
+    model.save_pretrained(tmp_path / "trained")
+    rows = rows_of(tmp_path)[:COMPARED_ROWS]
+    logps = completion_logps("dpo", model, rows)
+    made = exported(start, tmp_path, logps)
+    shared = made.get_input_embeddings().weight is made.get_output_embeddings().weight
+    assert shared == (targets == "all-linear"), "parted only where it must be"
+    if targets != "all-linear":
+        monkeypatch.setattr(export, "_untie", lambda *_: None)
+        with pytest.raises(ArtifactError, match="is not the one that was trained"):
+            exported(start, tmp_path, logps)

@@ -1,19 +1,23 @@
 """TRL's losses and gradients on our rows, against a float64 computation by hand."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from aqe.align.arguments import Kind, arguments
 from aqe.align.divergence import divergence
 from aqe.align.tokens import IGNORED, load_tokens, write_tokens
 from aqe.align.trainers import build_trainer, trl_config
+from aqe.align.worker import load_model, noise
 from aqe.config.align import AlignConfig
 from tests.tools.align import make_model, write_rows
+from tests.tools.families import make_family
 
 ROWS = 12
 
@@ -33,7 +37,7 @@ def trainer_of(kind: Kind, start: Path, directory: Path, config: AlignConfig) ->
     dataset = load_tokens(str(directory / "tokens.arrow"))
     trainer = build_trainer(
         kind,
-        model=AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32),
+        model=load_model(str(start), kind),
         tokenizer=tokenizer,
         dataset=dataset,
         args=trl_config(kind, fields),
@@ -116,6 +120,20 @@ def test_reference_log_probabilities_are_of_the_start_model_and_kept_on_disk(sta
             log_probs(model, row["prompt_ids"], row["chosen_ids"]).sum().item(), rel=1e-5
         )
     assert list(tmp_path.glob("cache-*.arrow"))
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2", "mixtral"])
+def test_nothing_is_random_in_dpo(family: str, tmp_path: Path) -> None:
+    """Policy and reference are one model at the start, whatever its class drops at random: the loss is log 2."""
+    start = make_family(family, tmp_path)
+    config = json.loads((start / "config.json").read_text())
+    if family == "mixtral":
+        (start / "config.json").write_text(json.dumps(config | {"router_jitter_noise": 0.3}))
+    trainer, _ = trainer_of("dpo", start, tmp_path, AlignConfig())
+    assert noise(AutoConfig.from_pretrained(start)), "the start model drops something"
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rsft", "dpo"])

@@ -100,6 +100,8 @@ def arguments(
         "gradient_checkpointing": use_gpu,
         "dataloader_pin_memory": use_gpu,
         "disable_tqdm": True,
+        # Of a mixture of experts DPO trains the preference alone, as of any model: TRL would add the router's loss.
+        **({"router_aux_loss_coef": 0.0} if kind == "dpo" else {}),
         **stage.trl,
         "logging_first_step": True,
         "output_dir": output_dir,

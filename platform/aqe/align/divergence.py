@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MEASURED_ROWS = 64
 """Rows on which the finished model is measured."""
+COMPARED_ROWS = 4
+"""Rows on which an exported model is held against the one that was trained."""
 CURVE_TOKENS = 128
 """Completion tokens on which the curve is measured: the reference's file holds the whole vocabulary for each."""
 
@@ -59,6 +61,19 @@ def completion_logprobs(model: Any, ids: list[int], length: int) -> "torch.Tenso
         # Position i predicts token i + 1; only the completion's positions go through the vocabulary.
         logits: torch.Tensor = model(inputs, logits_to_keep=length + 1, use_cache=False).logits
         return logits[0, -length - 1 : -1].float().log_softmax(-1)
+
+
+def completion_logps(kind: Kind, model: Any, rows: list[dict[str, Any]]) -> list[float]:
+    """Mean log-probability of a token, for each completion of `rows` (of `tokens.encode`). No dropout."""
+    training = model.training
+    model.eval()
+    means = []
+    for _, _, ids, length in _completions(kind, rows):
+        logprobs = completion_logprobs(model, ids, length)
+        targets = logprobs.new_tensor(ids[-length:]).long()[:, None]
+        means.append(float(logprobs.gather(-1, targets).double().mean()))
+    model.train(training)
+    return means
 
 
 def kl(p: "torch.Tensor", q: "torch.Tensor") -> float:

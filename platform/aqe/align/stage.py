@@ -128,7 +128,12 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
         checkpoint = fit(job, workers=workers, storage=storage)
     history = json.loads((checkpoint / "history.json").read_text())
     measured: dict[str, float] = _task(
-        job, export_model, trained=str(checkpoint / "model"), tokens=job["tokens"], out=str(out / "model")
+        job,
+        export_model,
+        trained=str(checkpoint / "model"),
+        tokens=job["tokens"],
+        logps=history.pop("trained_logps"),
+        out=str(out / "model"),
     )
     hours = (time.time() - started) * workers / 3600
     table = curves_table(kind, history.pop("log"), config.dpo.beta)

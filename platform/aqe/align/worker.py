@@ -1,5 +1,6 @@
 """What one Ray Train worker does: TRL's trainer under DeepSpeed, from the start model or the last checkpoint."""
 
+import re
 import resource
 import tempfile
 from pathlib import Path
@@ -25,7 +26,7 @@ def train_loop(job: dict[str, Any]) -> None:
     from transformers import AutoTokenizer
 
     from aqe.align.callbacks import KlCurve, ReportCheckpoint, StepLog, last_checkpoint, report_model
-    from aqe.align.divergence import MEASURED_ROWS
+    from aqe.align.divergence import COMPARED_ROWS, MEASURED_ROWS, completion_logps
     from aqe.align.trainers import build_trainer, trl_config
 
     context = ray.train.get_context()
@@ -40,7 +41,7 @@ def train_loop(job: dict[str, Any]) -> None:
         trainer = build_trainer(
             job["kind"],
             # After the arguments: with ZeRO-3 they make from_pretrained build the model sharded.
-            model=load_model(job["model_path"]),
+            model=load_model(job["model_path"], job["kind"]),
             tokenizer=AutoTokenizer.from_pretrained(job["model_path"]),
             dataset=dataset,
             args=args,
@@ -55,8 +56,11 @@ def train_loop(job: dict[str, Any]) -> None:
         metrics.level(metrics.BUSY, 1, stage=job["kind"])
         trainer.train(resume_from_checkpoint=resume)
         metrics.level(metrics.BUSY, 0, stage=job["kind"])
+        # Every rank: under ZeRO-3 a forward pass is work of all.
+        trained = completion_logps(job["kind"], trainer.model, first[:COMPARED_ROWS])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        report_model(trainer, {"resumed": resume is not None, "worker_peak_gib": round(peak, 2)})
+        facts = {"resumed": resume is not None, "worker_peak_gib": round(peak, 2), "trained_logps": trained}
+        report_model(trainer, facts)
 
 
 def _fields(job: dict[str, Any], output_dir: str) -> dict[str, Any]:
@@ -73,13 +77,25 @@ def _fields(job: dict[str, Any], output_dir: str) -> dict[str, Any]:
     )
 
 
-def load_model(path: str) -> Any:
+def load_model(path: str, kind: Kind) -> Any:
     """The stage's start model in float32; DeepSpeed makes the bfloat16 copy where one is asked for.
+
+    For DPO without any dropout: TRL turns off the modules that are called so, but many models drop by a function, with
+    a number from their configuration. Policy and reference would then differ before the first step.
 
     Always the start, also when resuming: DPO's reference log-probabilities are its own. DeepSpeed's checkpoint is
     loaded over it afterwards.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(path)
+    for name in noise(config) if kind == "dpo" else ():
+        setattr(config, name, 0.0)
+    return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
+
+
+def noise(config: Any) -> list[str]:
+    """Names of the settings that make a model's forward pass random while it trains: dropout, and jitter of routers."""
+    settings = config.to_dict()
+    return [n for n, v in settings.items() if isinstance(v, float) and v > 0 and re.search("drop|jitter", n)]
