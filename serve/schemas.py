@@ -124,20 +124,20 @@ class SearchHit(Answer):
     score: float
     title: str | None = None
     text: str | None = None
-    rank_other: int
-    """Its exact rank in the other list."""
+    rank_other: int | None
+    """Its exact rank in the other list, however far down; null where the other search does not find it."""
     terms: list[TermScore]
     """What makes up its score, highest first."""
     gold: bool = False
 
 
 class GoldPassage(Answer):
-    """Exact ranks of a known relevant passage."""
+    """Exact ranks of a known relevant passage; null where the search does not find it."""
 
     docid: str
     title: str | None = None
-    plain_rank: int
-    expanded_rank: int
+    plain_rank: int | None
+    expanded_rank: int | None
 
 
 class Timing(Answer):

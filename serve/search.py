@@ -50,7 +50,7 @@ class Searcher:
             clock.append(time.perf_counter())
             return round((clock[-1] - clock[-2]) * 1000, 3)
 
-        ranks = {text: {d: self._ranker.gold_ranks([text], [d])[0].rank for d in gold} for text in (query, composed)}
+        ranks = {text: {d: self._rank(text, d) for d in gold} for text in (query, composed)}
         lap()
         plain = self._ranker.search(query, k)
         plain_ms = lap()
@@ -100,12 +100,17 @@ class Searcher:
                     "score": hit.score,
                     "title": title,
                     "text": passage,
-                    "rank_other": self._ranker.gold_ranks([other], [hit.docid])[0].rank,
+                    "rank_other": self._rank(other, hit.docid),
                     "terms": [_term(term, score, sources) for score, term in parts],
                     "gold": hit.docid in gold,
                 }
             )
         return explained
+
+    def _rank(self, text: str, docid: str) -> int | None:
+        """A passage's exact rank; None where it shares no term with the text: a search would not find it."""
+        (gold,) = self._ranker.gold_ranks([text], [docid])
+        return gold.rank if gold.found else None
 
     def _shown(self, docid: str) -> tuple[str | None, str | None]:
         return self._passages.get(docid) if self._passages else (None, None)

@@ -12,13 +12,19 @@ class GoldRank(NamedTuple):
     """The best-scored relevant passage of one searched text, and its exact rank.
 
     rank = 1 + passages with a higher score + passages with the same score and a smaller docid (bytes, ascending).
-    Scores are float32. A relevant passage that shares no term with the text scores 0 and stands among all passages
-    that do so too.
+    Scores are float32. A passage that shares no term with the text scores 0, and no search returns it: it is not found.
+    Where no relevant passage is found, `docid` is the smallest of theirs and rank = 1 + passages of the whole index,
+    those without any term included: worse than any rank that is found, and the same for all such texts.
     """
 
     docid: str
     rank: int
     score: float
+
+    @property
+    def found(self) -> bool:
+        """Whether a search returns it, however far down. Only then is it a hit at any depth."""
+        return self.score > 0
 
 
 class Hit(NamedTuple):

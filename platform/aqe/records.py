@@ -63,7 +63,9 @@ EXPANSIONS = pa.schema([("qid", pa.string()), ("sample_idx", pa.int32()), ("expa
 PLAIN = -1
 
 #: `sample_idx` -1 is the plain query; `gold_rank` is 1-based and exact to any depth; `ndcg` is null unless
-#: `rank.ndcg_at` asks for it.
+#: `rank.ndcg_at` asks for it. A `score` of 0 means that no relevant passage is found: `gold_rank` is then 1 + the
+#: number of passages in the index, no hit at any depth, of which the reciprocal counts as 0; `gold_docid` is the
+#: smallest of theirs.
 RANKS = pa.schema(
     [
         ("qid", pa.string()),
@@ -75,7 +77,8 @@ RANKS = pa.schema(
     ]
 )
 
-#: What a search found, one row a query; `docids` and `scores` of the best passages. `search_ms` is the search alone.
+#: What a search found, one row a query; `docids` and `scores` of the best passages, all of them with a score above 0.
+#: `gold_docid`, `gold_rank` and `score` as in RANKS: 0 means not found. `search_ms` is the search alone.
 SEARCHED = pa.schema(
     [
         ("qid", pa.string()),

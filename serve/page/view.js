@@ -19,6 +19,7 @@ export function make(tag, className, ...children) {
 }
 
 const count = (number) => number.toLocaleString("en");
+const rankOf = (rank) => (rank === null ? "not found" : count(rank));
 const places = (number) => `${count(number)} ${number === 1 ? "place" : "places"}`;
 
 function duration(milliseconds) {
@@ -97,10 +98,12 @@ function remark({ expansion, finish_reason: reason, num_tokens: tokens, cached }
 export function showResults(searched) {
   const { plain_hits: plain, expanded_hits: expanded, gold } = searched;
   const sources = new Set([...plain, ...expanded].flatMap((hit) => hit.terms.map((term) => term.source)));
-  const left = ({ rank, rank_other: other }) =>
-    moved(rank - other, `to ${count(other)}`, other > TOP && ", out of the top ten");
-  const came = ({ rank, rank_other: other }) =>
-    moved(other - rank, `from ${count(other)}`, other > TOP && ", new in the top ten");
+  const left = ({ rank, rank_other: other }) => other === null
+    ? make("span", "move down", sign("▼ "), "not found with the expansion")
+    : moved(rank - other, `to ${count(other)}`, other > TOP && ", out of the top ten");
+  const came = ({ rank, rank_other: other }) => other === null
+    ? make("span", "move up", sign("▲ "), "not found by the query alone")
+    : moved(other - rank, `from ${count(other)}`, other > TOP && ", new in the top ten");
   const lists = searched.expanded.expansion
     ? [list("BM25 with the query alone", plain, left), list("BM25 with the expansion", expanded, came)]
     : [list("BM25 with the query alone", plain, () => "", "Without an expansion both searches are the same.")];
@@ -113,9 +116,11 @@ export function showResults(searched) {
 }
 
 function goldLine({ docid, title, plain_rank: before, expanded_rank: after }) {
-  const change = before === after ? "unchanged" : `${places(Math.abs(before - after))} ${after < before ? "up" : "down"}`;
+  // Places to or from a passage that is not found would be no number.
+  const change = before === after ? "unchanged" : before === null ? "found with the expansion"
+    : after === null ? "lost with the expansion" : `${places(Math.abs(before - after))} ${after < before ? "up" : "down"}`;
   return make("li", "", make("span", "gold", sign("★ "), "gold"), " passage ", bold(title || docid), ": rank ",
-    bold(count(before)), " → ", bold(count(after)), make("span", "quiet", ` (${change})`));
+    bold(rankOf(before)), " → ", bold(rankOf(after)), make("span", "quiet", ` (${change})`));
 }
 
 function bold(text) {

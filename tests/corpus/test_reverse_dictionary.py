@@ -2,12 +2,15 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
 from aqe import records
+from aqe.artifact import write_parquet
 from aqe.config.data import SPLITS
 from aqe.corpus import reverse_dictionary as rd
+from aqe.corpus.judge import contains_answer, judge
 from aqe.errors import DependencyError
 from aqe.prompts import PROMPTS, render
 
@@ -60,6 +63,23 @@ def test_every_positive_is_in_the_corpus_and_is_not_copied() -> None:
             for docid in row["positives"]:
                 assert f" {rd.normalise(row['text'])} " not in f" {rd.normalise(texts[docid])} "
                 assert not rd.gives_away(docid.replace("_", " "), row["text"])
+
+
+def test_answers_are_the_titles_and_positives_judge() -> None:
+    title = dict(zip(rd.passages()["docid"].to_pylist(), rd.passages()["title"].to_pylist(), strict=True))
+    for table in rd.queries().values():
+        for row in table.to_pylist():
+            assert row["answers"] == [title[docid] for docid in row["positives"]]
+            assert not contains_answer(row["text"], row["answers"])
+
+
+def test_every_query_is_judged_by_its_positives(tmp_path: Path) -> None:
+    write_parquet(rd.passages(), tmp_path / "data" / "0.parquet")
+    dev = rd.queries()["dev"]
+    qrels, stats = judge(tmp_path, dev, lambda line: None)
+    assert (stats["by_positives"], stats["by_answers"], stats["judged"]) == (dev.num_rows, 0, dev.num_rows)
+    wanted = {(row["qid"], docid) for row in dev.to_pylist() for docid in row["positives"]}
+    assert set(zip(qrels["qid"].to_pylist(), qrels["docid"].to_pylist(), strict=True)) == wanted
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aqe import records
+from aqe.config.evaluate import EvaluateConfig
 from aqe.errors import InputError
+from aqe.evaluate.compare import System, evaluate
 from aqe.evaluate.expansions import cut, diagnose, is_copied, is_empty
-from aqe.evaluate.measures import MEASURES, ndcg_at_10, per_query
+from aqe.evaluate.measures import MEASURES, ndcg_at_10, per_query, reciprocal_rank, shown_ranks
 from aqe.evaluate.runs import strict_scores, write_qrels, write_run
 from aqe.ranker import Hit
+from tests.impacts.test_gold import build
 from tests.tools.trec import read_run_measures
 
 SCORES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 7.25, 7.250001, 16777216.0]), max_size=30).map(
@@ -20,7 +23,8 @@ SCORES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 7.25, 7.250001, 16777216.0]), 
 
 
 def test_measures_by_hand() -> None:
-    values = per_query(np.array([1, 4, 20, 101], dtype=np.int32), np.array([1.0, 0.5, 0.0, 0.0]))
+    ranks, found = np.array([1, 4, 20, 101], dtype=np.int32), np.ones(4, bool)
+    values = per_query(ranks, found, np.array([1.0, 0.5, 0.0, 0.0]))
     assert list(values) == list(MEASURES)
     assert values["top_1"].tolist() == [1, 0, 0, 0]
     assert values["top_5"].tolist() == [1, 1, 0, 0]
@@ -33,7 +37,7 @@ def test_measures_by_hand() -> None:
 
 @given(st.lists(st.integers(1, 21_000_000), min_size=1, max_size=40))
 def test_measures_against_a_slow_reference(ranks: list[int]) -> None:
-    values = per_query(np.array(ranks, dtype=np.int32), np.zeros(len(ranks)))
+    values = per_query(np.array(ranks, dtype=np.int32), np.ones(len(ranks), bool), np.zeros(len(ranks)))
     for i, rank in enumerate(ranks):
         first_hundred = [position == rank for position in range(1, 101)]
         for k in (1, 5, 20, 100):
@@ -42,10 +46,18 @@ def test_measures_against_a_slow_reference(ranks: list[int]) -> None:
         assert values["rr_100"][i] == (1 / rank if any(first_hundred) else 0)
 
 
+def test_what_is_not_found_is_no_hit_however_small_the_corpus() -> None:
+    # Three passages: what is not found has the rank 4.
+    values = per_query(np.array([4, 4, 1]), np.array([False, True, True]), np.zeros(3))
+    for measure in ("top_5", "top_20", "top_100"):
+        assert values[measure].tolist() == [0, 1, 1]
+    assert values["mrr"].tolist() == values["rr_100"].tolist() == [0, 0.25, 1]
+
+
 @pytest.mark.parametrize("ranks", [[0, 3], [-1, 2]])
 def test_a_query_without_a_rank_is_refused(ranks: list[int]) -> None:
     with pytest.raises(InputError, match="ranks start at 1"):
-        per_query(np.array(ranks), np.zeros(2))
+        per_query(np.array(ranks), np.ones(2, bool), np.zeros(2))
 
 
 @given(SCORES)
@@ -63,46 +75,60 @@ def test_strict_scores_refuses_what_cannot_be_ordered() -> None:
         strict_scores([1.0, float("nan")])
 
 
-Query = tuple[list[float], frozenset[int]]
-QUERY = st.tuples(SCORES.filter(bool), st.frozensets(st.integers(0, 40), min_size=1, max_size=4))
-
-
-def gold_rank(scores: list[float], relevant: frozenset[int]) -> int:
-    """The definition: best-scored relevant passage, higher scores and equal ones with a smaller docid before it.
-
-    Passages beyond the hits come after all of them, in the order of their numbers.
-    """
-    scored = {f"d{i:03d}": s for i, s in enumerate(scores)} | {f"d{i:03d}": -1.0 for i in range(len(scores), 200)}
-    return min(
-        1 + sum(s > scored[d] or (s == scored[d] and other < d) for other, s in scored.items())
-        for d in (f"d{i:03d}" for i in relevant)
-    )
+WORDS = st.sampled_from("abcdefgh")
+#: A word that no passage has is as likely as any other: many queries match nothing.
+ASKED = st.lists(st.sampled_from("abzyxwvu"), max_size=3)
+Query = tuple[list[str], frozenset[int]]
+QUERY = st.tuples(ASKED, st.frozensets(st.integers(0, 11), min_size=1, max_size=4))
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.lists(QUERY, min_size=1, max_size=5))
-def test_a_run_file_reads_to_the_same_numbers(data: list[Query], tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    bodies=st.lists(st.lists(WORDS, min_size=1, max_size=6), min_size=1, max_size=12),
+    asked=st.lists(QUERY, min_size=1, max_size=8),
+    depth=st.integers(1, 12),
+)
+def test_the_reports_measures_are_those_of_the_run_file(
+    bodies: list[list[str]], asked: list[Query], depth: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("run")
-    hits = {f"q {n}": [Hit(f"d{i:03d}", s) for i, s in enumerate(scores)] for n, (scores, _) in enumerate(data)}
+    docids = [f"{(5 * i) % 12:03d}" for i in range(len(bodies))]
+    ranker = build(folder / "index", dict(zip(docids, bodies, strict=True)), min(2, len(bodies)))
+    relevant = [sorted({docids[i % len(docids)] for i in places}) for _, places in asked]
+    qids = [f"q{n}" for n in range(len(asked))]
     qrels = records.table(
         [
-            {"qid": f"q {n}", "docid": f"d{i:03d}", "relevance": 1}
-            for n, (_, relevant) in enumerate(data)
-            for i in sorted(relevant)
+            {"qid": qid, "docid": docid, "relevance": 1}
+            for qid, own in zip(qids, relevant, strict=True)
+            for docid in own
         ],
         records.QRELS,
     )
+    texts = [" ".join(words) for words, _ in asked]
+    hits = {qid: ranker.search(text, 100) for qid, text in zip(qids, texts, strict=True)}
+    golds = [ranker.gold_ranks([text], own)[0] for text, own in zip(texts, relevant, strict=True)]
+    ranks, found = np.array([g.rank for g in golds], np.int32), np.array([g.found for g in golds])
+    assert (ranks[~found] == len(bodies) + 1).all() and (ranks[found] <= len(bodies)).all()
+    queries = records.table([{"qid": q, "text": t} for q, t in zip(qids, texts, strict=True)], records.QUERIES)
+    system = System("bm25", "BM25", ranks, found, ndcg_at_10(hits, qrels, qids))
+    measured = evaluate(queries, [system], EvaluateConfig(bootstrap=100))["systems"]["bm25"]
     write_run(folder / "run.txt", hits, "tag")
     write_qrels(folder / "qrels.txt", qrels)
-    names = ["Success@1", "Success@5", "Success@20", "RR@100", "nDCG@10"]
-    read = read_run_measures(folder / "run.txt", folder / "qrels.txt", names)
-    ranks = np.array([gold_rank(*query) for query in data], dtype=np.int32)
-    ranks_shown = [r if r <= len(s) else 101 for r, (s, _) in zip(ranks.tolist(), data, strict=True)]
-    values = per_query(np.array(ranks_shown), ndcg_at_10(hits, qrels, list(hits)))
-    keys = ["top_1", "top_5", "top_20", "rr_100", "ndcg_10"]
-    for name, key in zip(names, keys, strict=True):
-        got = [read[name][f"q%20{n}"] for n in range(len(data))]
-        assert got == pytest.approx(values[key].tolist(), abs=1e-9), name
+    # No list here is cut at 100: RR of the file is the uncut MRR.
+    names = {
+        **{f"top_{k}": f"Success@{k}" for k in (1, 5, 20, 100)},
+        "mrr": "RR",
+        "rr_100": "RR@100",
+        "ndcg_10": "nDCG@10",
+    }
+    read = read_run_measures(folder / "run.txt", folder / "qrels.txt", names.values())
+    for key, name in names.items():
+        assert sorted(read[name]) == qids
+        assert measured[key]["value"] == pytest.approx(float(np.mean([*read[name].values()])), abs=1e-9), name
+    write_run(folder / "cut.txt", hits, "tag", depth)
+    cut_at_depth = read_run_measures(folder / "cut.txt", folder / "qrels.txt", ["RR"])["RR"]
+    values = reciprocal_rank(shown_ranks(ranks, found), depth)
+    assert [cut_at_depth[qid] for qid in qids] == pytest.approx(values.tolist())
 
 
 def test_a_long_tie_is_read_in_the_order_of_docids(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -152,13 +178,18 @@ def test_empty_and_copied_expansions() -> None:
     found = diagnose(["a b", "c d", "e"], ["", "d c", "f g h"])
     assert (found.empty_share, found.copied_share, found.mean_words) == pytest.approx((1 / 3, 1 / 3, 5 / 3))
     assert found.leakage_share is None and found.leaked is None
-    assert diagnose([], []).empty_share is None
+    assert diagnose([], []).empty_share is None and diagnose(["a"], None).empty_share is None
 
 
 def test_leakage_counts_the_queries_that_have_answers() -> None:
-    found = diagnose(["q"] * 3, ["the CAFÉ, Paris", "nothing", "Paris"], [["café"], ["paris"], []])
+    answers = [["café"], ["paris"], []]
+    found = diagnose(["q"] * 3, ["the CAFÉ, Paris", "nothing", "Paris"], answers)
     assert found.leaked == [True, False, False]
     assert found.leakage_share == 0.5
+    # Without expansions it is the query itself that may hold an answer.
+    plain = diagnose(["in Paris", "where is Paris?", "Paris"], None, answers)
+    assert (plain.leakage_share, plain.leaked, plain.empty_share) == (0.5, None, None)
+    assert diagnose(["Paris"], None, [[]]).leakage_share is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aqe.evaluate.significance import bootstrap_means, interval, sign_flip_p, wins_losses_ties
+from aqe.evaluate.significance import bootstrap_means, by_place, halvings, interval, sign_flip_p, wins_losses_ties
 
 
 def test_bootstrap_draws_queries_with_replacement() -> None:
@@ -68,5 +68,25 @@ def test_no_difference_gives_p_one() -> None:
 
 
 def test_wins_losses_ties() -> None:
-    got = wins_losses_ties(np.array([1, 5, 7, 2]), np.array([3, 5, 6, 9]))
-    assert got == {"wins": 2, "losses": 1, "ties": 1}
+    got = wins_losses_ties(np.array([1, 5, 7, 2, np.inf, 3]), np.array([3, 5, 6, 9, np.inf, np.inf]))
+    assert got == {"wins": 3, "losses": 1, "ties": 2}
+
+
+SHOWN = st.one_of(st.integers(1, 130), st.integers(95, 10**6), st.just(np.inf))
+
+
+@given(st.lists(st.tuples(SHOWN, SHOWN), min_size=1, max_size=30))
+def test_a_query_is_won_where_the_better_of_its_ranks_lies(pairs: list[tuple[float, float]]) -> None:
+    expected = {place: {"wins": 0, "losses": 0, "ties": 0} for place in ("first_10", "11_to_100", "beyond")}
+    for own, other in pairs:
+        place = "first_10" if min(own, other) <= 10 else "11_to_100" if min(own, other) <= 100 else "beyond"
+        expected[place]["wins" if own < other else "losses" if own > other else "ties"] += 1
+    shown = np.array(pairs, dtype=np.float64)
+    assert by_place(shown[:, 0], shown[:, 1]) == expected
+    total = wins_losses_ties(shown[:, 0], shown[:, 1])
+    assert total == {key: sum(of_place[key] for of_place in expected.values()) for key in total}
+
+
+def test_halvings() -> None:
+    assert halvings(np.array([1, 8, 10]), np.array([4, 4, 10])) == pytest.approx((2 - 1 + 0) / 3)
+    assert halvings(np.array([5, 100]), np.array([5, 50])) == pytest.approx(-0.5)

@@ -81,11 +81,11 @@ def mrr(retriever: Retriever, expansions: dict[str, str]) -> float:
     """By asking the engine for one query after the other."""
     ranker = open_gold_ranker(retriever.index.path, retriever.bm25)
     asked = {query["qid"]: query for query in QUERIES}
-    ranks = [
-        ranker.gold_ranks([compose(asked[qid]["text"], text)], asked[qid]["relevant"])[0].rank  # type: ignore[arg-type]
+    golds = [
+        ranker.gold_ranks([compose(asked[qid]["text"], text)], asked[qid]["relevant"])[0]  # type: ignore[arg-type]
         for qid, text in expansions.items()
     ]
-    return float(np.mean(1 / np.array(ranks)))
+    return float(np.mean([1 / gold.rank if gold.found else 0 for gold in golds]))
 
 
 def test_the_best_prompt_and_length_on_dev_are_chosen(
@@ -106,6 +106,23 @@ def test_the_best_prompt_and_length_on_dev_are_chosen(
     assert texts(short) == {f"q{i}": f"own{i} own{i + 9}" for i in range(9)}
     assert (short.stage, note(short)) == ("expansions_dev_cut", "prompt right, 2 words")
     assert seconds_per_query(short) == seconds_per_query(right) == 2.0
+
+
+def test_a_prompt_that_finds_nothing_has_no_mrr(ray_cluster: None, run: Run, retriever: Retriever) -> None:
+    # Passages d00 and d01 would be the first of those that match nothing.
+    queries = [{"qid": f"q{i}", "text": "unknown", "relevant": [f"d{i:02d}"], "grades": [1]} for i in range(2)]
+
+    def fill(out: Path) -> dict[str, int]:
+        write_parquet(table(queries, JUDGED), out / "queries.parquet", 4)
+        return {}
+
+    judged = run.make("judge_queries", config={"split": "dev", "unmatched": True}, inputs={}, build=fill)
+    nothing = sampled(run, "nothing", {"q0": ["nowhere"], "q1": ["nowhere"]})
+    something = sampled(run, "something", {"q0": ["w1 all"], "q1": ["nowhere"]})
+    choice = choose_prompt(run, retriever, judged=judged, greedy={"nothing": nothing, "something": something})
+    assert choice.tried["nothing"] == 0
+    assert 0 < choice.tried["something"] < 0.5
+    assert choice.best == "something"
 
 
 def test_the_oracle_takes_the_best_of_the_first_queries_candidates(

@@ -204,8 +204,29 @@ def test_spread_shards_add_up_and_a_lost_one_comes_back(
             ray.kill(source.shards.actors[1], no_restart=False)
         asked = [" ".join(draw.choices([f"w{i}" for i in range(300)], k=6)) for _ in range(5)] + ["", "nowhere"]
         relevant = draw.sample(sorted(corpus), 2)
-        assert spread.gold_ranks(asked, relevant) == alone.gold_ranks(asked, relevant)
+        golds = spread.gold_ranks(asked, relevant)
+        assert golds == alone.gold_ranks(asked, relevant)
+        assert [(gold.rank, gold.found) for gold in golds[-2:]] == [(len(corpus) + 1, False)] * 2
         assert spread.search(asked[0], 30) == alone.search(asked[0], 30)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_what_shares_no_term_is_not_found(tmp_path: Path, shards: int) -> None:
+    # The last passage has no term at all, and counts all the same.
+    corpus = {"00012": ["calm", "harbour"], "12": ["apples", "pears"], "7": ["hot", "iron"], "0": []}
+    ranker = build(tmp_path, corpus, shards)
+    texts = ["qqqq zzzz", "", "hot pears", "hot qqqq", "calm iron"]
+    found = ranker.gold_ranks(texts, ["00012", "12"])
+    assert [(gold.docid, gold.rank, gold.found) for gold in found] == [
+        ("00012", 5, False),
+        ("00012", 5, False),
+        ("12", 1, True),
+        ("00012", 5, False),
+        ("00012", 1, True),
+    ]
+    assert [gold.score for gold in found if not gold.found] == [0, 0, 0]
+    assert ranker.search("qqqq zzzz", 10) == []
+    check(ranker, corpus, texts, ["12"])
 
 
 def test_thousands_of_terms(large: tuple[Corpus, Path]) -> None:

@@ -31,9 +31,21 @@ END = 99
 PROMPT = Prompt("prompt", (7, 8), END)
 
 
+#: The rank of what is not found: 1 + the number of passages.
+NOT_FOUND = 1001
+
+
+def candidate(i: int, raw: str, finished: bool, logprob: float, rank: int, ndcg: float = math.nan) -> Candidate:
+    return Candidate(i, raw, (i, END), raw.strip(), finished, logprob, rank, rank < NOT_FOUND, ndcg)
+
+
+def plain_query(rank: int, ndcg: float = math.nan) -> Candidate:
+    return Candidate(PLAIN, "", (END,), "", True, -math.inf, rank, rank < NOT_FOUND, ndcg)
+
+
 def ranked(*candidates: tuple[int, float, str, bool], plain: int = 10) -> RankedQuery:
-    made = tuple(Candidate(i, t, (i, END), t.strip(), f, lp, rank) for i, (rank, lp, t, f) in enumerate(candidates))
-    return RankedQuery("q", PROMPT, plain, made)
+    made = tuple(candidate(i, text, finished, lp, rank) for i, (rank, lp, text, finished) in enumerate(candidates))
+    return RankedQuery("q", PROMPT, plain_query(plain), made)
 
 
 def test_best_against_worst() -> None:
@@ -76,7 +88,9 @@ def test_include_plain_lets_silence_win() -> None:
             }
             for c in case.candidates
         ],
-        "ranks": [{"sample_idx": i, "gold_rank": r, "ndcg": None} for i, r in ((PLAIN, 3), (0, 50), (1, 30))],
+        "ranks": [
+            {"sample_idx": i, "gold_rank": r, "score": 1.5, "ndcg": None} for i, r in ((PLAIN, 3), (0, 50), (1, 30))
+        ],
     }
     config = PreferConfig(include_plain=True)
     (pair,) = dpo_rows(ranked_query(row, PROMPT, config), config)
@@ -120,19 +134,43 @@ def test_rsft_only_with_pair_leaves_out_queries_whose_candidates_rank_alike() ->
 
 def test_ndcg_orders_and_measures_pairs() -> None:
     made = (
-        Candidate(0, " a", (0, END), "a", True, -1, 1, 0.4),
-        Candidate(1, " b", (1, END), "b", True, -1, 3, 0.9),
-        Candidate(2, " c", (2, END), "c", True, -1, 80, 0.0),
-        Candidate(3, " d", (3, END), "d", True, -1, 20, 0.0),
+        candidate(0, " a", True, -1, 1, 0.4),
+        candidate(1, " b", True, -1, 3, 0.9),
+        candidate(2, " c", True, -1, 80, 0.0),
+        candidate(3, " d", True, -1, 20, 0.0),
     )
-    case = RankedQuery("q", PROMPT, 2, made, REWARDS["ndcg"], 0.5)
+    case = RankedQuery("q", PROMPT, plain_query(2, 0.5), made, REWARDS["ndcg"])
     (row,) = dpo_rows(case, PreferConfig(reward="ndcg", min_margin=0.9))
     assert (row["chosen"], row["rejected"]) == (" b", " c")
     assert dpo_rows(case, PreferConfig(reward="ndcg", min_margin=0.91)) == []
     assert rsft_row(case, PreferConfig(reward="ndcg"))["completion"] == " b"  # type: ignore[index]
     # Below the cut all are worth the same: no pair, whatever their ranks.
-    below = RankedQuery("q", PROMPT, 2, made[2:], REWARDS["ndcg"], 0.0)
+    below = RankedQuery("q", PROMPT, plain_query(2, 0.0), made[2:], REWARDS["ndcg"])
     assert dpo_rows(below, PreferConfig(reward="ndcg")) == []
+
+
+@given(
+    st.sampled_from(sorted(REWARDS)),
+    st.lists(st.one_of(st.just(NOT_FOUND), st.integers(1, NOT_FOUND - 1)), min_size=1, max_size=6),
+)
+def test_what_is_not_found_is_the_worst_and_no_pair_is_made_of_two(reward: str, ranks: list[int]) -> None:
+    def ndcg(rank: int) -> float:
+        return 1 / math.log2(rank + 1) if rank <= 10 else 0.0
+
+    made = tuple(candidate(i, f" {i}", True, -i, rank, ndcg(rank)) for i, rank in enumerate(ranks))
+    case = RankedQuery("q", PROMPT, plain_query(NOT_FOUND, 0.0), made, REWARDS[reward])
+    lost = [c for c in made if not c.found]
+    assert len({case.value(c) for c in (*lost, case.plain)}) == 1
+    assert all(case.value(c) >= case.value(case.plain) for c in made)
+    if reward == "reciprocal_rank":
+        assert case.value(case.plain) == 0
+    rows = dpo_rows(case, PreferConfig(reward=reward, pairs_per_query=6))  # type: ignore[arg-type]
+    assert all(row["chosen_rank"] < NOT_FOUND for row in rows)
+    if lost:
+        assert case.worst_first()[0] in lost
+        if len(lost) == len(made):
+            assert rows == []
+            assert rsft_row(case, PreferConfig(reward=reward, only_if_better_than_plain=True)) is None  # type: ignore[arg-type]
 
 
 def test_truncated_and_empty_candidates() -> None:
@@ -197,9 +235,9 @@ def test_stage_writes_the_contract(ray_cluster: None, tmp_path: Path) -> None:
              "token_ids": [40 + i, 1, 2], "stop_at": 1 if i == 2 else None, "num_tokens": 3, "logprob": -1.0, "duplicate": False}
             for i in range(3)
         ]  # fmt: skip
-        golds = [plain, *(4 + i if q == "q1" else 7 for i in range(3))]
+        golds = [plain, *(4 + i if q == "q1" else NOT_FOUND for i in range(3))]
         ranks[q] = [
-            {"qid": q, "sample_idx": i, "gold_docid": "d", "gold_rank": rank, "score": 1.0}
+            {"qid": q, "sample_idx": i, "gold_docid": "d", "gold_rank": rank, "score": float(rank < NOT_FOUND)}
             for i, rank in enumerate(golds, PLAIN)
         ]
     said: list[str] = []
@@ -245,7 +283,8 @@ def test_stage_writes_the_contract(ray_cluster: None, tmp_path: Path) -> None:
     assert (stats["queries"], stats["rsft_rows"], stats["dpo_pairs"], stats["queries_with_pair"]) == (2, 2, 1, 1)
     assert stats["best_beats_plain"] == 0.5
     assert stats["plain_mrr"] == pytest.approx((1 / 5 + 1) / 2, abs=1e-5)
-    assert stats["candidate_mrr"] == pytest.approx(((1 / 4 + 1 / 5 + 1 / 6) / 3 + 1 / 7) / 2, abs=1e-5)
+    assert stats["candidate_mrr"] == pytest.approx(((1 / 4 + 1 / 5 + 1 / 6) / 3 + 0) / 2, abs=1e-5)
+    assert stats["best_mrr"] == pytest.approx((1 / 4 + 0) / 2, abs=1e-5)
     assert (stats["mean_pairwise_cosine"], stats["distinct_1"]) == (0, 1)
     assert any("1 of 2 queries gave a pair" in line for line in said)
     # Killed at its very end, it is made again, and is the same.

@@ -123,3 +123,33 @@ def test_a_search_is_of_the_expanded_or_of_the_plain_query(
         assert (row["gold_docid"], row["gold_rank"], row["score"]) == ranker.gold_ranks(
             [row["composed"]], query["relevant"]
         )[0]
+
+
+def test_what_matches_nothing_is_not_retrieved(ray_cluster: None, tmp_path: Path) -> None:
+    run = Run(tmp_path, lambda line: None)
+    corpus = {"00012": ["calm", "harbour"], "12": ["apples", "pears"], "7": ["hot", "iron"]}
+    asked = [("q1", "qqqq zzzz", "00012"), ("q2", "图书馆在哪里", "12"), ("q3", "hot iron", "7")]
+    queries = table([{"qid": q, "text": t, "relevant": [d], "grades": [1]} for q, t, d in asked], JUDGED)
+
+    def fill(out: Path) -> dict[str, int]:
+        build(out, corpus, shards=2)
+        return {}
+
+    retriever = Retriever(run.make("build_impacts", config={}, inputs={}, build=fill), RankConfig(), IndexConfig())
+    judged = make(run, "judge_queries", {"queries": queries})
+    searched = search_expansions(run, retriever, judged=judged, expansions=None, stage="search_bm25").read()
+    assert searched["gold_docid"].to_pylist() == ["00012", "12", "7"]
+    assert searched["gold_rank"].to_pylist() == [4, 4, 1]
+    assert [score > 0 for score in searched["score"].to_pylist()] == [False, False, True]
+    assert searched["docids"].to_pylist() == [[], [], ["7"]]
+    samples = make(
+        run,
+        "sample_unmatched",
+        {"data/0": table([{"qid": q, "sample_idx": 0, "expansion": "iron"} for q, _, _ in asked], EXPANSIONS)},
+        queries_per_unit=3,
+        units=1,
+        rows_in=3,
+        dead=0,
+    )
+    ranks = rank_expansions(run, retriever, judged=judged, samples=samples, stage="rank").read()
+    assert ranks["gold_rank"].to_pylist() == [4, 4, 4, 4, 1, 1]

@@ -24,6 +24,8 @@ from aqe.report.page import ReportContext, number, write_report
 NASTY = "a <script>alert('x')</script> | *pipe* & `code`?"
 CONFIG = EvaluateConfig(bootstrap=200)
 NUM = 80
+#: 1 + the number of passages.
+NOT_FOUND = 1_000_001
 
 
 def make_queries(answers: bool = False) -> pa.Table:
@@ -50,13 +52,17 @@ def make_systems() -> list[System]:
         noise = 0 if name == "bm25" else rng.normal(-0.1 * at, 1, NUM)
         ranks = np.maximum(1, base * np.exp(noise))[:count].astype(np.int32)
         if name == "rsft_dpo":
-            ranks[3] = 1_000_000
+            ranks[3] = NOT_FOUND
+        if name in ("bm25", "dpo"):
+            ranks[5:9] = NOT_FOUND
+        found = ranks < NOT_FOUND
         texts = [f"paris word{i} <b>{name}</b>" if i % 4 else "" for i in range(count)]
         made.append(
             System(
                 name,
                 f"label <{name}>",
                 ranks,
+                found,
                 np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0),
                 None if name == "bm25" else texts,
                 np.arange(count) if name == "best_of_n" else None,
@@ -64,6 +70,10 @@ def make_systems() -> list[System]:
             )
         )
     return made
+
+
+def reciprocal(system: System) -> Any:
+    return np.where(system.ranks < NOT_FOUND, 1 / system.ranks, 0)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +97,9 @@ def test_metrics_hold_every_number_of_the_table(metrics: dict[str, Any], systems
             assert found["low"] <= found["value"] <= found["high"]
     for system in systems:
         found = metrics["systems"][system.name]
-        assert found["mrr"]["value"] == pytest.approx(float(np.mean(1 / system.ranks)))
+        assert found["mrr"]["value"] == pytest.approx(float(np.mean(reciprocal(system))))
+        assert found["not_found_share"] == pytest.approx(float(np.mean(system.ranks == NOT_FOUND)))
+        assert found["median_rank"] == np.median(system.ranks)
         assert found["top_5"]["value"] == pytest.approx(float(np.mean(system.ranks <= 5)))
         assert found["num_queries"] == len(system.ranks)
     assert metrics["num_queries"] == NUM
@@ -97,20 +109,24 @@ def test_metrics_hold_every_number_of_the_table(metrics: dict[str, Any], systems
 def test_differences_are_paired_over_the_queries_that_both_cover(
     metrics: dict[str, Any], systems: list[System]
 ) -> None:
-    ranks = {s.name: s.ranks for s in systems}
+    ranks, values = {s.name: s.ranks for s in systems}, {s.name: reciprocal(s) for s in systems}
     for a, b in PAIRS:
         count = min(len(ranks[a]), len(ranks[b]))
-        wanted = np.mean(1 / ranks[a][:count]) - np.mean(1 / ranks[b][:count])
+        wanted = np.mean(values[a][:count]) - np.mean(values[b][:count])
         assert metrics["differences"][f"{a}_vs_{b}"]["mrr"]["value"] == pytest.approx(float(wanted))
         seen = metrics["comparisons"][f"{a}_vs_{b}"]
         assert seen["wins"] + seen["losses"] + seen["ties"] == seen["num_queries"] == count
         assert seen["wins"] == int((ranks[a][:count] < ranks[b][:count]).sum())
+        for outcome in ("wins", "losses", "ties"):
+            assert sum(of_place[outcome] for of_place in seen["where"].values()) == seen[outcome]
+        # What is not found stands at 1 + the number of passages here, too.
+        assert seen["halvings"] == pytest.approx(float(np.mean(np.log2(ranks[b][:count] / ranks[a][:count]))))
         assert 0 < seen["p_value"] <= 1
 
 
 def test_paired_interval_is_that_of_the_differences(systems: list[System], metrics: dict[str, Any]) -> None:
     # The difference of a system to a copy of itself has no width, however wide the interval of each is.
-    twin = System("rsft", "twin", systems[0].ranks, systems[0].ndcg, ["x"] * NUM)
+    twin = System("rsft", "twin", systems[0].ranks, systems[0].found, systems[0].ndcg, ["x"] * NUM)
     found = evaluate(make_queries(), [systems[0], twin], CONFIG)
     assert found["differences"]["rsft_vs_bm25"]["mrr"] == pytest.approx({"value": 0, "low": 0, "high": 0})
     assert found["comparisons"]["rsft_vs_bm25"]["p_value"] == 1
@@ -130,15 +146,71 @@ def test_leakage_and_what_is_left_without_it(metrics: dict[str, Any], systems: l
     assert found["leakage_share"] == 1
     assert found["without_leak"]["num_queries"] == NUM // 2
     kept = np.arange(NUM) % 2 == 0
-    assert found["without_leak"]["mrr"]["value"] == pytest.approx(float(np.mean(1 / systems[4].ranks[kept])))
-    assert found["without_leak"]["bm25"]["mrr"]["value"] == pytest.approx(float(np.mean(1 / systems[0].ranks[kept])))
+    assert found["without_leak"]["mrr"]["value"] == pytest.approx(float(np.mean(reciprocal(systems[4])[kept])))
+    assert found["without_leak"]["bm25"]["mrr"]["value"] == pytest.approx(float(np.mean(reciprocal(systems[0])[kept])))
     assert found["empty_share"] == 0.25
-    assert metrics["systems"]["bm25"]["leakage_share"] is None
-    assert evaluate(make_queries(), systems, CONFIG)["systems"]["rsft"]["leakage_share"] is None
+    # The plain queries hold no answer.
+    assert metrics["systems"]["bm25"]["leakage_share"] == 0 and "without_leak" not in metrics["systems"]["bm25"]
+    without = evaluate(make_queries(), systems, CONFIG)["systems"]
+    assert without["rsft"]["leakage_share"] is without["bm25"]["leakage_share"] is None
+
+
+def test_every_row_of_the_tables_says_what_gives_an_answer_away(
+    metrics: dict[str, Any], report: Path, systems: list[System]
+) -> None:
+    assert all(system["leakage_share"] is not None for system in metrics["systems"].values())
+    html, text = (report / "report.html").read_text(), (report / "report.md").read_text()
+    table = html[html.index("<h2>Systems</h2>") :]
+    rows = re.findall(r"<tr.*?</tr>", table[: table.index("</table>")], flags=re.S)[1:]
+    shares = [f"{system['leakage_share']:.1%}" for system in metrics["systems"].values()]
+    assert [re.findall(r"<td>([^<]*)</td></tr>", row)[0] for row in rows] == shares
+    lines = text[text.index("## Systems") :].splitlines()[4:][: len(systems)]
+    assert [line.split(" | ")[-1].rstrip(" |") for line in lines] == shares
+    said = " ".join(console_table(metrics).split())
+    assert f"(of bm25: in the query): bm25 0.0%, zero_shot {shares[1]}, " in said and f"best_of_n {shares[-1]}" in said
+
+
+def test_what_is_not_found_is_shown_as_such(tmp_path: Path) -> None:
+    ranks, found = np.array([1, 4, 4, 4], np.int32), np.array([True, False, False, False])
+    queries = make_queries().slice(0, 4)
+    before = System("bm25", "BM25", ranks, found, found.astype(float))
+    after = System("rsft", "RSFT", ranks[[1, 0, 1, 1]], found[[1, 0, 1, 1]], np.zeros(4), ["one", "two", "three", ""])
+    metrics = evaluate(queries, [before, after], CONFIG)
+    assert metrics["systems"]["bm25"]["top_5"]["value"] == metrics["systems"]["rsft"]["mrr"]["value"] == 0.25
+    assert metrics["systems"]["bm25"]["median_rank"] is None
+    seen = metrics["comparisons"]["rsft_vs_bm25"]
+    assert (seen["wins"], seen["losses"], seen["ties"], seen["halvings"]) == (1, 1, 2, 0)
+    assert seen["where"]["first_10"] == {"wins": 1, "losses": 1, "ties": 0}
+    assert seen["where"]["beyond"] == {"wins": 0, "losses": 0, "ties": 2}
+    shown = pick_examples(queries, [before, after], metrics, 4)
+    assert [(e.before, e.after) for e in (*shown.wins, *shown.losses)] == [(None, 1), (1, None)]
+    assert {(e.before, e.after) for e in shown.unpicked} == {(None, None)}
+    write_report(tmp_path, metrics, ReportContext("t", queries, [before, after]))
+    html, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "rank not found → 1" in html and "rank 1 → not found" in html and "<td>not found</td>" in html
+    assert "rank not found → 1" in text and "rank 1 → not found" in text
+    assert "rsft  not found  one" in console_examples(queries, [before, after], metrics)
+    rows = pq.read_table(tmp_path / "per_query.parquet").to_pylist()
+    assert [(row["gold_rank"], row["found"], row["top_5"], row["mrr"]) for row in rows[:2]] == [
+        (1, True, 1, 1),
+        (4, False, 0, 0),
+    ]
+
+
+def test_wins_and_losses_say_where_and_how_far(metrics: dict[str, Any], report: Path) -> None:
+    seen = metrics["comparisons"]["rsft_dpo_vs_bm25"]
+    cells = ["{wins} / {losses} / {ties}".format(**counts) for counts in (seen, *seen["where"].values())]
+    line = f"| rsft\\_dpo − bm25 | {' | '.join(cells)} | {seen['halvings']:+.2f} |"
+    assert line in (report / "report.md").read_text().splitlines()
+    html = (report / "report.html").read_text()
+    assert "<h2>Wins and losses</h2>" in html and f"<td>{seen['halvings']:+.2f}</td>" in html
+    first = "{wins}/{losses}/{ties}".format(**seen["where"]["first_10"])
+    assert f"first 10 {first}, 11–100 " in console_table(metrics)
+    assert f"; {seen['halvings']:+.2f} halvings on average" in console_table(metrics)
 
 
 def test_arrays_that_do_not_fit_are_refused(systems: list[System]) -> None:
-    short = System("rsft", "short", systems[0].ranks[:5], systems[0].ndcg[:5])
+    short = System("rsft", "short", systems[0].ranks[:5], systems[0].found[:5], systems[0].ndcg[:5])
     with pytest.raises(InputError, match="system rsft"):
         evaluate(make_queries(), [short], CONFIG)
     with pytest.raises(InputError, match="each name once"):
@@ -263,6 +335,7 @@ def test_the_report_leaves_data_beside_it(report: Path, metrics: dict[str, Any],
     last = next(r for r in rows if r["system"] == "rsft" and r["qid"] == "q1")
     assert last["composed"] == "question 1 ? paris word1 <b>rsft</b>"
     assert last["gold_rank"] == systems[4].ranks[1] and last["mrr"] == 1 / systems[4].ranks[1]
+    assert last["found"] and not next(r for r in rows if r["system"] == "bm25" and r["qid"] == "q5")["found"]
 
 
 @pytest.mark.parametrize("main", ["rsft", "dpo", "rsft_dpo"])
@@ -273,7 +346,8 @@ def test_the_page_sets_off_the_rows_of_the_main_model(main: str, systems: list[S
     write_report(tmp_path, metrics, ReportContext("t", make_queries(), some))
     rows = re.findall(r'<tr class="main">.*?</tr>', (tmp_path / "report.html").read_text(), flags=re.S)
     pairs = [pair for pair in metrics["differences"] if pair.startswith(f"{main}_vs_")]
-    assert pairs and len(rows) == 1 + len(pairs)
+    # Its own, and of each of its pairs the differences, and wins and losses.
+    assert pairs and len(rows) == 1 + 2 * len(pairs)
     assert all(f"</span>label &lt;{main}&gt;" in row or f"<td>label &lt;{main}&gt; " in row for row in rows)
 
 

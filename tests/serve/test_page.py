@@ -44,7 +44,9 @@ def terms(**scores: float) -> list[TermScore]:
     ]
 
 
-def hit(rank: int, other: int, title: str | None, text: str | None, gold: bool = False, **scores: float) -> SearchHit:
+def hit(
+    rank: int, other: int | None, title: str | None, text: str | None, gold: bool = False, **scores: float
+) -> SearchHit:
     return SearchHit(
         rank=rank, docid=f"gcide:{title}", score=sum(scores.values()), title=title, text=text, rank_other=other,
         terms=terms(**scores), gold=gold,
@@ -78,6 +80,8 @@ class Service:
     gate: threading.Semaphore | None = None
     """Where set, each token waits for a release."""
     model: dict[str, Any] = field(default_factory=dict)
+    gold_ranks: tuple[int | None, int | None] = (812, 1)
+    """Of every gold passage, without the expansion and with it."""
     plain_hits: list[SearchHit] = field(default_factory=lambda: list(PLAIN_HITS))
     expanded_hits: list[SearchHit] = field(default_factory=lambda: list(EXPANDED_HITS))
     examples: list[schemas.Example] = field(
@@ -119,7 +123,10 @@ class Service:
             plain_hits=self.plain_hits,
             expanded_hits=self.expanded_hits,
             gold=[
-                GoldPassage(docid=docid, title="chromosome", plain_rank=812, expanded_rank=1) for docid in body["gold"]
+                GoldPassage(
+                    docid=docid, title="chromosome", plain_rank=self.gold_ranks[0], expanded_rank=self.gold_ranks[1]
+                )
+                for docid in body["gold"]
             ],
             milliseconds=schemas.Timing(expand=0.1, search_plain=7.1, search_expanded=16.8, explain=3.4, total=27.4),
         )
@@ -258,6 +265,27 @@ def test_a_query_is_expanded_as_one_watches_then_searched(page: Page, service: S
     expect(page.locator("#times dd").nth(1)).to_have_text("643 ms")
     expect(page.locator("#made")).to_have_text("6 tokens")
     assert service.bodies("/v1/search") == [{"query": QUERY + " here", "gold": [], "k": 10}]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "said"),
+    [
+        ((None, 1), "rank not found → 1 (found with the expansion)"),
+        ((3, None), "rank 3 → not found (lost with the expansion)"),
+        ((None, None), "rank not found → not found (unchanged)"),
+    ],
+)
+def test_what_is_not_found_has_no_rank(
+    page: Page, service: Service, ranks: tuple[int | None, int | None], said: str
+) -> None:
+    service.gold_ranks = ranks
+    service.plain_hits, service.expanded_hits = [hit(1, None, "rope", None)], [hit(1, None, "chromosome", None)]
+    page.goto(service.url)
+    page.get_by_role("button", name=QUERY).click()
+    expect(page.locator(".golds li")).to_have_text([f"★ gold passage chromosome: {said}"])
+    plain, expanded = lists(page)
+    expect(plain.locator(".move")).to_have_text(["▼ not found with the expansion"])
+    expect(expanded.locator(".move")).to_have_text(["▲ not found by the query alone"])
 
 
 def test_gold_of_an_example_is_marked_and_forgotten_when_it_is_edited(page: Page, service: Service) -> None:

@@ -58,9 +58,11 @@ def test_hits_ranks_and_terms(config: SearchConfig) -> None:
         ("opera", ("operas,",), "expansion"),
     }
     assert next(t for t in plain[0]["terms"] if t["term"] == "ring")["source"] == "query"
-    # d3 and d4 share no more than one term, or none, with the plain query: ranks go on below the hits.
-    assert carmen["rank_other"] == 5 and carmen["gold"]
-    assert found["gold"] == [{"docid": "d4", "title": "D4", "plain_rank": 5, "expanded_rank": carmen["rank"]}]
+    # d4 shares no term with the plain query; d3 does, and its rank goes on below the hits.
+    assert carmen["rank_other"] is None and carmen["gold"]
+    assert found["gold"] == [{"docid": "d4", "title": "D4", "plain_rank": None, "expanded_rank": carmen["rank"]}]
+    (mine,) = run(searcher.search("gold ring", "", "gold ring", 3, ["d3"]))["gold"]
+    assert mine["plain_rank"] == mine["expanded_rank"] == 4
 
 
 def test_passages_are_found_by_docid(config: SearchConfig) -> None:
@@ -80,6 +82,8 @@ def test_search_over_http(config: SearchConfig, tmp_path: Path) -> None:
         assert [hit["docid"] for hit in answer["plain_hits"]] == ["d1", "d2"]
         assert answer["expanded"]["composed"].startswith("ring ring ?")
         assert answer["gold"][0]["plain_rank"] == 2
+        missed = http.post("/v1/search", json={"query": "mine", "gold": ["d2"], "skip": True}).json()["gold"]
+        assert missed == [{"docid": "d2", "title": "D2", "plain_rank": None, "expanded_rank": None}]
         assert set(answer["milliseconds"]) == {"expand", "search_plain", "search_expanded", "explain", "total"}
         assert http.get("/v1/models").json()["data"][0]["search"]
         unknown = http.post("/v1/search", json={"query": "ring", "gold": ["d9"]})

@@ -51,6 +51,8 @@ def bm25(corpus: dict[str, list[str]], text: str) -> dict[str, np.float32]:
 
 def gold(scores: dict[str, np.float32], relevant: list[str]) -> tuple[str, int, float]:
     best = min(relevant, key=lambda d: (-scores[d], d.encode()))
+    if scores[best] == 0:
+        return best, len(scores) + 1, 0.0
     above = sum(s > scores[best] for s in scores.values())
     equal = sum(s == scores[best] and d.encode() < best.encode() for d, s in scores.items())
     return best, 1 + above + equal, float(scores[best])

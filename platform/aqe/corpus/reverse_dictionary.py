@@ -24,6 +24,8 @@ from aqe.config.data import SPLITS
 from aqe.errors import DependencyError
 from aqe.prompts import DEFINITION_EXAMPLES
 
+#: Raise it when the queries come out otherwise than before: their artifacts are named by it.
+VERSION = 2
 PASSAGE_WORDS = 150
 FEWEST_PASSAGE_WORDS = 4
 QUERY_WORDS = range(6, 26)
@@ -150,7 +152,13 @@ def _queries() -> tuple[dict[str, pa.Table], Counter[str]]:
         # Synonyms and inflections share a definition: one query with all of them as right answers, in one split. As
         # every headword has one definition here, neither a headword nor a definition can be on two sides.
         positives = [name.replace(" ", "_") for name in names]
-        row: dict[str, Any] = {"qid": f"rd-{positives[0]}", "text": written[key], "answers": [], "positives": positives}
+        # The positives judge. The answers are the words asked for: an expansion that holds one gives it away.
+        row: dict[str, Any] = {
+            "qid": f"rd-{positives[0]}",
+            "text": written[key],
+            "answers": names,
+            "positives": positives,
+        }
         split = _split(names[0])
         if split != "train" and not _EXAMPLES.isdisjoint(names):
             counts["left out: stands in the few-shot prompt's examples"] += 1
@@ -169,7 +177,8 @@ def queries() -> dict[str, pa.Table]:
     """The splits train, dev and test as records.QUERIES, each in the order of the MD5 of the qid.
 
     A query is the first English definition of 6 to 25 words of a headword that has a pronunciation and a passage; it
-    neither holds the headword's stem nor stands word for word in its passage. DependencyError without the packages.
+    neither holds the headword's stem nor stands word for word in its passage. `answers` are the headwords, the titles
+    of `positives`. DependencyError without the packages.
     """
     return dict(_queries()[0])
 

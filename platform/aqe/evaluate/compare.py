@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from aqe.config.evaluate import EvaluateConfig
 from aqe.errors import InputError
 from aqe.evaluate.expansions import diagnose
-from aqe.evaluate.measures import MEASURES, per_query
-from aqe.evaluate.significance import bootstrap_means, interval, sign_flip_p, wins_losses_ties
+from aqe.evaluate.measures import MEASURES, per_query, shown_ranks
+from aqe.evaluate.significance import bootstrap_means, by_place, halvings, interval, sign_flip_p, wins_losses_ties
 
 #: Rows of the table, in their order; a system of another name comes after them.
 ORDER = ("bm25", "zero_shot", "zero_shot_best", "zero_shot_cut", "rsft", "dpo", "rsft_dpo", "best_of_n")
@@ -32,13 +32,15 @@ PAIRS = (
 class System:
     """One way to make the query that is searched, and what the search found for each query.
 
-    `ranks` (int32, exact gold ranks), `ndcg` (nDCG@10) and `expansions` have one entry for each query of `index`, the
-    positions in the table of queries that the system covers; None means all of them.
+    `ranks` (int32, exact gold ranks), `found` (whether the search finds a relevant passage at all), `ndcg` (nDCG@10)
+    and `expansions` have one entry for each query of `index`, the positions in the table of queries that the system
+    covers; None means all of them.
     """
 
     name: str
     label: str
     ranks: NDArray[np.int32]
+    found: NDArray[np.bool_]
     ndcg: NDArray[np.float64]
     expansions: list[str] | None = None
     index: NDArray[np.int64] | None = None
@@ -51,14 +53,16 @@ class System:
         """Positions of its queries in the table of `total` queries."""
         return np.arange(total, dtype=np.int64) if self.index is None else np.asarray(self.index, dtype=np.int64)
 
-    def spread(self, total: int) -> tuple[NDArray[np.int64], list[str | None]]:
-        """Ranks (0 = not covered) and expansions (None = not covered) for all `total` queries."""
-        ranks = np.zeros(total, dtype=np.int64)
-        ranks[self.positions(total)] = self.ranks
+    def spread(self, total: int) -> tuple[NDArray[np.int64], NDArray[np.float64], list[str | None]]:
+        """Gold ranks (0 = not covered), ranks as shown (NaN = not covered) and expansions of all `total` queries."""
+        positions = self.positions(total)
+        ranks, shown = np.zeros(total, dtype=np.int64), np.full(total, np.nan)
+        ranks[positions] = self.ranks
+        shown[positions] = shown_ranks(self.ranks, self.found)
         expansions: list[str | None] = [None] * total
-        for position, text in zip(self.positions(total), self.expansions or (), strict=self.expansions is not None):
+        for position, text in zip(positions, self.expansions or (), strict=self.expansions is not None):
             expansions[int(position)] = text
-        return ranks, expansions
+        return ranks, shown, expansions
 
 
 def ordered(systems: Sequence[System]) -> list[System]:
@@ -75,13 +79,13 @@ class _Sample:
         self.covered: dict[str, NDArray[np.bool_]] = {}
         for system in systems:
             index = system.positions(total)
-            lengths = {len(index), len(system.ranks), len(system.ndcg)}
+            lengths = {len(index), len(system.ranks), len(system.found), len(system.ndcg)}
             lengths |= set() if system.expansions is None else {len(system.expansions)}
             if len(lengths) > 1 or len(np.unique(index)) != len(index) or not len(index):
                 raise InputError(
                     f"system {system.name}: one rank, nDCG and expansion for each of its queries, and one query"
                 )
-            measures = per_query(system.ranks, system.ndcg)
+            measures = per_query(system.ranks, system.found, system.ndcg)
             values = np.full((total, len(MEASURES)), np.nan)
             values[index] = np.stack([measures[m] for m in MEASURES], axis=1)
             self.values[system.name] = values
@@ -138,18 +142,20 @@ class _Sample:
 
 
 def _describe(system: System, queries: pa.Table, sample: _Sample) -> dict[str, Any]:
-    """`systems.<name>` of metrics.json."""
+    """`systems.<name>` of metrics.json. A median rank of None: half of the queries, at least, are not found."""
     covered = sample.covered[system.name]
+    median = float(np.median(shown_ranks(system.ranks, system.found)))
     index = system.positions(queries.num_rows)
     texts, answers = queries["text"].to_pylist(), queries["answers"].to_pylist()
     diagnosis = diagnose(
-        [texts[i] for i in index], system.expansions or [], [answers[i] or [] for i in index] if any(answers) else None
+        [texts[i] for i in index], system.expansions, [answers[i] or [] for i in index] if any(answers) else None
     )
     out = {
         "label": system.label,
         "note": system.note,
         "num_queries": int(covered.sum()),
-        "median_rank": float(np.median(system.ranks)),
+        "median_rank": median if np.isfinite(median) else None,
+        "not_found_share": float(np.mean(~system.found)),
         "seconds_per_query": system.seconds_per_query,
         **{key: getattr(diagnosis, key) for key in ("empty_share", "copied_share", "mean_words", "leakage_share")},
         **sample.system(system.name, covered),
@@ -172,10 +178,9 @@ def _without_leak(name: str, clean: NDArray[np.bool_], sample: _Sample) -> dict[
     return out
 
 
-def _compare(
-    pairs: Sequence[tuple[str, str]], ranks: Mapping[str, NDArray[np.int64]], sample: _Sample
-) -> dict[str, Any]:
-    """`comparisons` of metrics.json: wins, losses and ties by gold rank, and p-values of the mean differences."""
+def _compare(pairs: Sequence[tuple[str, str]], systems: Mapping[str, System], sample: _Sample) -> dict[str, Any]:
+    """`comparisons` of metrics.json: wins, losses and ties by gold rank, in all and where, how far ranks move, and
+    p-values of the mean differences."""
     parts: dict[bytes, list[tuple[str, str]]] = {}
     for a, b in pairs:
         parts.setdefault((sample.covered[a] & sample.covered[b]).tobytes(), []).append((a, b))
@@ -186,12 +191,16 @@ def _compare(
         differences = np.concatenate([sample.values[a][where] - sample.values[b][where] for a, b in group], axis=1)
         of_group = sign_flip_p(differences, sample.config.bootstrap, sample.config.seed)
         p_values |= dict(zip(group, np.split(of_group, len(group)), strict=True))
+    spread = {name: system.spread(len(sample.covered[name])) for name, system in systems.items()}
     out: dict[str, Any] = {}
     for a, b in pairs:
         where = sample.covered[a] & sample.covered[b]
+        (ranks, shown, _), (ranks_b, shown_b, _) = spread[a], spread[b]
         out[f"{a}_vs_{b}"] = {
             "num_queries": int(where.sum()),
-            **wins_losses_ties(ranks[a][where], ranks[b][where]),
+            **wins_losses_ties(shown[where], shown_b[where]),
+            "where": by_place(shown[where], shown_b[where]),
+            "halvings": halvings(ranks[where], ranks_b[where]),
             "p_value": float(p_values[a, b][MEASURES.index("mrr")]),
             "p_values": dict(zip(MEASURES, map(float, p_values[a, b]), strict=True)),
         }
@@ -214,7 +223,6 @@ def evaluate(queries: pa.Table, systems: Sequence[System], config: EvaluateConfi
     pairs = [(a, b) for a, b in PAIRS if a in names and b in names]
     both = {(a, b): sample.covered[a] & sample.covered[b] for a, b in pairs}
     pairs = [pair for pair in pairs if both[pair].any()]
-    ranks = {s.name: s.spread(queries.num_rows)[0] for s in systems}
     return {
         "num_queries": queries.num_rows,
         "confidence": config.confidence,
@@ -223,7 +231,7 @@ def evaluate(queries: pa.Table, systems: Sequence[System], config: EvaluateConfi
         "systems": {s.name: _describe(s, queries, sample) for s in systems},
         "differences": {f"{a}_vs_{b}": sample.difference(a, b, both[a, b]) for a, b in pairs},
         "relative_gains": {f"{a}_vs_{b}": sample.relative(a, b, both[a, b]) for a, b in pairs if a in ALIGNED},
-        "comparisons": _compare(pairs, ranks, sample),
+        "comparisons": _compare(pairs, {s.name: s for s in systems}, sample),
     }
 
 

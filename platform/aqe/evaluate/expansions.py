@@ -51,34 +51,38 @@ def cut(expansion: str, count: int, distinct: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Shares are fractions of the expansions; None where nothing could be counted (no expansion, no answers)."""
+    """Shares are fractions of the expansions; None where nothing could be counted (no expansion, no answers).
+
+    A system without expansions searches the query alone: its leakage share is that of the queries that hold an answer.
+    """
 
     empty_share: float | None
     copied_share: float | None
     mean_words: float | None
     leakage_share: float | None
     leaked: list[bool] | None
-    """Per expansion; None where no query has answers."""
+    """Per expansion; None where there are none, or no query has answers."""
 
 
 def diagnose(
-    queries: Sequence[str], expansions: Sequence[str], answers: Sequence[Sequence[str]] | None = None
+    queries: Sequence[str], expansions: Sequence[str] | None, answers: Sequence[Sequence[str]] | None = None
 ) -> Diagnosis:
     """Count what the expansions of `queries` are like; `answers` are those of each query.
 
     The leakage share is over the queries that have answers.
     """
-    total = len(expansions)
-    if not total:
-        return Diagnosis(None, None, None, None, None)
     leaked = None
     judged = sum(map(bool, answers or ()))
     if answers is not None and judged:
-        leaked = [leaks(e, a) for e, a in zip(expansions, answers, strict=True)]
+        leaked = [leaks(t, a) for t, a in zip(queries if expansions is None else expansions, answers, strict=True)]
+    share = None if leaked is None else sum(leaked) / judged
+    if not expansions:
+        return Diagnosis(None, None, None, share, None)
+    total = len(expansions)
     return Diagnosis(
         empty_share=sum(map(is_empty, expansions)) / total,
         copied_share=sum(is_copied(q, e) for q, e in zip(queries, expansions, strict=True)) / total,
         mean_words=sum(len(words(e)) for e in expansions) / total,
-        leakage_share=None if leaked is None else sum(leaked) / judged,
+        leakage_share=share,
         leaked=leaked,
     )

@@ -1,7 +1,8 @@
 """Measures of a query: from its exact gold rank, and nDCG@10 from its hits.
 
 All are fractions in [0, 1]. Ranks are 1-based and exact to any depth, so `mrr` is never cut; `rr_100` is what a run
-file of 100 hits can show of it.
+file of 100 hits can show of it. A passage that is not found (score 0) is no hit at any depth, and its reciprocal rank
+is 0, whatever number stands for its rank.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,34 +31,46 @@ COLUMNS = {
 NDCG = ir_measures.nDCG @ 10
 
 
-def top_k(ranks: NDArray[np.integer[Any]], k: int) -> NDArray[np.float64]:
-    """1 where the best relevant passage is among the first `k`, else 0. Shape (queries,)."""
-    return (ranks <= k).astype(np.float64)
+def shown_ranks(ranks: NDArray[np.integer[Any]], found: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Where a result list shows the best relevant passage: its gold rank, infinity where it is not found.
+
+    Shape (queries,). `found`: its score is above 0.
+    """
+    return np.where(found, ranks, np.inf)
 
 
-def reciprocal_rank(ranks: NDArray[np.integer[Any]], cut: int | None = None) -> NDArray[np.float64]:
-    """1 / rank, exact; 0 beyond `cut` where one is given. Shape (queries,)."""
-    values = 1.0 / ranks.astype(np.float64)
-    return values if cut is None else np.where(ranks <= cut, values, 0.0)
+def top_k(shown: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """1 where the best relevant passage is among the first `k`, else 0. Shape (queries,), of `shown_ranks`."""
+    return (shown <= k).astype(np.float64)
 
 
-def per_query(ranks: NDArray[np.integer[Any]], ndcg: NDArray[np.floating[Any]]) -> dict[str, NDArray[np.float64]]:
+def reciprocal_rank(shown: NDArray[np.float64], cut: int | None = None) -> NDArray[np.float64]:
+    """1 / rank, exact; 0 where not found, and beyond `cut` where one is given. Shape (queries,), of `shown_ranks`."""
+    values = 1.0 / shown
+    return values if cut is None else np.where(shown <= cut, values, 0.0)
+
+
+def per_query(
+    ranks: NDArray[np.integer[Any]], found: NDArray[np.bool_], ndcg: NDArray[np.floating[Any]]
+) -> dict[str, NDArray[np.float64]]:
     """Every measure of every query, keyed as in `MEASURES`; arrays have shape (queries,).
 
     Raises InputError when a rank is below 1 or the arrays do not fit: a query without any relevant passage must have
     been left out before.
     """
     ranks = np.asarray(ranks)
-    if ranks.shape != np.shape(ndcg) or ranks.ndim != 1:
+    if not ranks.shape == np.shape(found) == np.shape(ndcg) or ranks.ndim != 1:
         raise InputError(
-            f"{ranks.shape} gold ranks and {np.shape(ndcg)} nDCG values: there must be one of each a query"
+            f"{ranks.shape} gold ranks, {np.shape(found)} times found or not, {np.shape(ndcg)} nDCG values: there must "
+            "be one of each a query"
         )
     if ranks.size and int(ranks.min()) < 1:
         raise InputError(f"gold rank {int(ranks.min())} at position {int(ranks.argmin())}: ranks start at 1")
+    shown = shown_ranks(ranks, found)
     return {
-        **{f"top_{k}": top_k(ranks, k) for k in TOP_K},
-        "mrr": reciprocal_rank(ranks),
-        "rr_100": reciprocal_rank(ranks, 100),
+        **{f"top_{k}": top_k(shown, k) for k in TOP_K},
+        "mrr": reciprocal_rank(shown),
+        "rr_100": reciprocal_rank(shown, 100),
         "ndcg_10": np.asarray(ndcg, dtype=np.float64),
     }
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 #: Cells of a block of resamples (resamples x queries); 2 M float64 are 16 MB.
 BLOCK = 2_000_000
+#: Where a query is won or lost: place -> its last rank.
+PLACES = {"first_10": 10.0, "11_to_100": 100.0, "beyond": np.inf}
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,35 @@ def sign_flip_p(differences: NDArray[np.float64], resamples: int, seed: int) -> 
     return p
 
 
-def wins_losses_ties(ranks: NDArray[np.integer[Any]], against: NDArray[np.integer[Any]]) -> dict[str, int]:
-    """How many queries have a better (smaller), worse and equal gold rank than `against`."""
+def wins_losses_ties(shown: NDArray[np.float64], against: NDArray[np.float64]) -> dict[str, int]:
+    """How many queries have a better (smaller), worse and equal gold rank than `against`.
+
+    Both as `aqe.evaluate.measures.shown_ranks` has them: two that are not found are equal.
+    """
     return {
-        "wins": int((ranks < against).sum()),
-        "losses": int((ranks > against).sum()),
-        "ties": int((ranks == against).sum()),
+        "wins": int((shown < against).sum()),
+        "losses": int((shown > against).sum()),
+        "ties": int((shown == against).sum()),
     }
+
+
+def by_place(shown: NDArray[np.float64], against: NDArray[np.float64]) -> dict[str, dict[str, int]]:
+    """`wins_losses_ties` of the queries of each of PLACES, which add up to those of all.
+
+    A query belongs where the better of its two ranks lies: what neither list shows there, nobody sees change there; and
+    it is the same place whichever of the two is named first. What neither finds is beyond.
+    """
+    better, low, out = np.minimum(shown, against), 0.0, {}
+    for place, high in PLACES.items():
+        inside = (better > low) & (better <= high)
+        out[place] = wins_losses_ties(shown[inside], against[inside])
+        low = high
+    return out
+
+
+def halvings(ranks: NDArray[np.integer[Any]], against: NDArray[np.integer[Any]]) -> float:
+    """How often ranks are halved on average, from `against`: the mean of log2(against / ranks).
+
+    Below 0 where they grow. Of gold ranks, so what is not found stands at 1 + the number of passages.
+    """
+    return float(np.mean(np.log2(against) - np.log2(ranks)))

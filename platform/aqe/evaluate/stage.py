@@ -11,6 +11,7 @@ from aqe.config.rank import PreferConfig
 from aqe.errors import InputError
 from aqe.evaluate.evidence import Choice
 from aqe.evaluate.expansions import cut
+from aqe.evaluate.measures import reciprocal_rank, shown_ranks
 from aqe.prefer.candidates import Prompt, ranked_query
 from aqe.prefer.reader import PreferenceReader
 from aqe.rank.retriever import Retriever
@@ -20,7 +21,7 @@ from aqe.run import Run
 from aqe.units import cut_units, with_files
 
 #: Raise it when expansions that are made from others come out otherwise than before.
-VERSION = 1
+VERSION = 2
 
 
 def choose_prompt(run: Run, retriever: Retriever, *, judged: Artifact, greedy: Mapping[str, Artifact]) -> Choice:
@@ -54,8 +55,9 @@ def choose_cut(
 def _choice(names: Sequence[str], ranks: Artifact) -> Choice:
     """By MRR over all queries; a variant is a candidate, numbered in the order of `names`."""
     data = ranks.read()
-    index, rank = data["sample_idx"].to_numpy(), data["gold_rank"].to_numpy()
-    tried = {name: round(float(np.mean(1 / rank[index == i])), 5) for i, name in enumerate(names)}
+    index, score = data["sample_idx"].to_numpy(), data["score"].to_numpy()
+    values = reciprocal_rank(shown_ranks(data["gold_rank"].to_numpy(), score > 0))
+    tried = {name: round(float(np.mean(values[index == i])), 5) for i, name in enumerate(names)}
     return Choice(tried, max(tried, key=tried.__getitem__))
 
 

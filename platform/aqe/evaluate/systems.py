@@ -39,6 +39,7 @@ def _system(name: str, evidence: Evidence, queries: pa.Table, qrels: pa.Table) -
         name,
         LABELS[name],
         data["gold_rank"].to_numpy().astype(np.int32),
+        data["score"].to_numpy() > 0,
         ndcg_at_10(hits(data), qrels, qids),
         expansions=None if expansions is None else data["expansion"].to_pylist(),
         search_ms=data["search_ms"].to_numpy(),

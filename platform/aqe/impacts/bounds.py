@@ -18,7 +18,7 @@ class Texts(NamedTuple):
 
     terms: npt.NDArray[np.int64]  # (T,)
     weights: npt.NDArray[np.float32]  # (T, L)
-    scores: npt.NDArray[np.float32]  # (L,) gold scores
+    scores: npt.NDArray[np.float32]  # (L,) gold scores, above 0
     golds: npt.NDArray[np.int64]  # (L,) number of the gold passage, or of the place where it would stand
 
 

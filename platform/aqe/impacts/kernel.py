@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aqe.compiled import borrowing, compiled
-from aqe.impacts.bounds import TINY, Bounds, Texts, bounds
+from aqe.impacts.bounds import Bounds, Texts, bounds
 from aqe.impacts.lookup import Postings, code_in, in_run, lower_bound, rare_saturation, term_score
 from aqe.impacts.vectors import ALIGN, WIDE, add, at_least, clear, highest, ones, prefetch
 from aqe.index.shard import BLOCK, ESCAPE
@@ -109,21 +109,6 @@ def _add_term(p: Postings, t: Any, weight: Any, first: Any, s: Any, sums: Any) -
         _add_rare(p, t, weight, first, s, sums)
     prefetch(p.docs, s.end[t], s.next_end[t])
     prefetch(p.codes, s.end[t], s.next_end[t])
-
-
-@borrowing
-def _matching(q: Texts, text: Any, first: Any, size: Any, s: Any, vectors: Any) -> Any:
-    """For a gold passage that matches nothing: all that match stand above it, the others before it by their docid."""
-    gold = min(max(q.golds[text] - first, 0), size)
-    matching = matching_before = 0
-    for v in range(vectors):
-        mask = at_least(s.base, s.own, v * WIDE, TINY)
-        matching += ones(mask)
-        left = gold - v * WIDE
-        if left > 0:
-            matching_before += ones(mask if left >= WIDE else mask & ((1 << left) - 1))
-    s.above[text] += matching
-    s.before[text] += gold - matching_before
 
 
 @borrowing
@@ -283,12 +268,6 @@ def _count(p: Postings, q: Texts, m: Bounds, num_docs: Any, s: Any) -> Any:
         top = highest(s.base, vectors)
         for text in range(texts):
             begin, end = m.own_starts[text], m.own_starts[text + 1]
-            if q.scores[text] == 0:
-                for k in range(begin, end):
-                    _add_term(p, m.own_terms[k], m.own_weights[k], first, s, s.own)
-                _matching(q, text, first, size, s, vectors)
-                clear(s.own, BLOCK)
-                continue
             split, far = _split(m, text, top, s)
             if top < m.bar[text] - far:
                 if split == begin:
@@ -316,7 +295,7 @@ def _count(p: Postings, q: Texts, m: Bounds, num_docs: Any, s: Any) -> Any:
 
 @compiled
 def count(p: Postings, q: Texts, num_docs: Any, s: Any) -> Any:
-    """For each text, how many passages stand before its gold passage: (L,)."""
+    """For each text, how many passages stand before its gold passage: (L,). Gold scores are above 0."""
     _count(p, q, bounds(p, q, num_docs // LONG), num_docs, s)
     texts = len(q.scores)
     return s.above[:texts] + s.before[:texts]

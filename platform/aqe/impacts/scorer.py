@@ -29,7 +29,10 @@ class Scorer(Protocol):
         ...
 
     def counts(self, asked: TermCounts, golds: Sequence[tuple[float, str]]) -> npt.NDArray[np.int64]:
-        """Passages of this part that stand before (score, docid), one of them a text: (L,)."""
+        """Passages of this part that stand before (score, docid), one of them a text: (L,).
+
+        Before a score of 0 stand all of them: what shares no term with a text is not found.
+        """
         ...
 
     def search(self, asked: TermCounts, k: int) -> list[Hit]:
@@ -114,9 +117,10 @@ class ShardScorer:
         places = {docid: self._place(docid) for docid in {docid for _, docid in golds}}
         scores = np.array([score for score, _ in golds], F32)
         before = np.array([places[docid] for _, docid in golds], np.int64)
-        before_gold = np.zeros(len(golds), np.int64)
-        for start in range(0, len(golds), TEXTS):
-            part = slice(start, start + TEXTS)
+        before_gold = np.full(len(golds), self.num_passages, np.int64)
+        found = np.flatnonzero(scores > 0)
+        for start in range(0, len(found), TEXTS):
+            part = found[start : start + TEXTS]
             texts = Texts(terms, np.ascontiguousarray(weights[:, part]), scores[part], before[part])
             before_gold[part] = kernel.count(self._postings, texts, self.num_passages, self._scratch(len(terms)))
         return before_gold

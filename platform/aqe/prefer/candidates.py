@@ -23,7 +23,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One thing the model wrote for a query, and where it puts the true passage."""
+    """One thing the model wrote for a query, and where it puts the true passage, if it finds it at all."""
 
     sample_idx: int
     raw: str
@@ -33,28 +33,23 @@ class Candidate:
     finished: bool
     logprob_per_token: float
     rank: int
-    ndcg: float = math.nan
+    found: bool
+    ndcg: float
 
 
 @dataclass(frozen=True)
 class RankedQuery:
-    """A query with all its candidates."""
+    """A query with all its candidates; `plain`, the query without expansion, need not be one of them."""
 
     qid: str
     prompt: Prompt
-    plain_rank: int
+    plain: Candidate
     candidates: tuple[Candidate, ...]
     reward: Reward = by_rank
-    plain_ndcg: float = math.nan
 
     def value(self, candidate: Candidate) -> float:
         """The candidate's reward."""
-        return self.reward(candidate.rank, candidate.ndcg)
-
-    @property
-    def plain_value(self) -> float:
-        """The plain query's reward."""
-        return self.reward(self.plain_rank, self.plain_ndcg)
+        return self.reward(candidate.rank, candidate.found, candidate.ndcg)
 
     @property
     def sampled(self) -> list[Candidate]:
@@ -76,8 +71,8 @@ def ranked_query(row: Mapping[str, Any], prompt: Prompt, config: PreferConfig) -
     With `include_plain` the plain query competes as the empty expansion, which ends at once. It has no log-probability;
     it stands after its equals, because saying something is the rule.
     """
-    values = {rank["sample_idx"]: (rank["gold_rank"], _known(rank["ndcg"])) for rank in row["ranks"]}
-    plain = values[PLAIN]
+    values = {r["sample_idx"]: (r["gold_rank"], r["score"] > 0, _known(r["ndcg"])) for r in row["ranks"]}
+    plain = Candidate(PLAIN, "", (prompt.end,), "", True, -math.inf, *values[PLAIN])
     candidates = [
         Candidate(
             sample["sample_idx"],
@@ -90,8 +85,8 @@ def ranked_query(row: Mapping[str, Any], prompt: Prompt, config: PreferConfig) -
         )
         for sample in row["samples"]
     ]
-    extra = [Candidate(PLAIN, "", (prompt.end,), "", True, -math.inf, *plain)] if config.include_plain else []
-    return RankedQuery(row["qid"], prompt, plain[0], (*candidates, *extra), REWARDS[config.reward], plain[1])
+    extra = [plain] if config.include_plain else []
+    return RankedQuery(row["qid"], prompt, plain, (*candidates, *extra), REWARDS[config.reward])
 
 
 def _known(ndcg: float | None) -> float:

@@ -8,7 +8,7 @@ from aqe.units import Row, Unit
 
 #: Of a candidate (records.SAMPLES) and of its rank (records.RANKS).
 SAMPLE = ["sample_idx", "raw", "expansion", "finish_reason", "token_ids", "stop_at", "num_tokens", "logprob"]
-RANK = ["sample_idx", "gold_rank", "ndcg"]
+RANK = ["sample_idx", "gold_rank", "score", "ndcg"]
 
 
 class PreferenceReader:

@@ -9,7 +9,7 @@ from aqe.prefer.candidates import Candidate, RankedQuery, may_be_chosen
 def eligible(ranked: RankedQuery, config: PreferConfig) -> list[Candidate]:
     """Candidates that may be chosen, best first; none where `only_if_better_than_plain` asks for more."""
     best = [c for c in ranked.best_first() if may_be_chosen(c, config)]
-    if config.only_if_better_than_plain and best and ranked.value(best[0]) <= ranked.plain_value:
+    if config.only_if_better_than_plain and best and ranked.value(best[0]) <= ranked.value(ranked.plain):
         return []
     return best
 
@@ -27,5 +27,5 @@ def rsft_row(ranked: RankedQuery, config: PreferConfig) -> dict[str, Any] | None
         "completion_ids": best[0].ids,
         "finished": best[0].finished,
         "gold_rank": best[0].rank,
-        "plain_rank": ranked.plain_rank,
+        "plain_rank": ranked.plain.rank,
     }

@@ -22,6 +22,7 @@ from aqe.prefer.candidates import Prompt, RankedQuery, ranked_query
 from aqe.prefer.diversity import collapse_warning, diversity, diversity_counts
 from aqe.prefer.pairs import dpo_rows
 from aqe.prefer.reader import PreferenceReader
+from aqe.prefer.reward import by_reciprocal_rank
 from aqe.prefer.select import rsft_row
 from aqe.prompts import load_tokenizer, render, token_ids
 from aqe.records import DPO, RSFT
@@ -119,13 +120,13 @@ class PreferWorker:
 
 def _counts(ranked: RankedQuery) -> dict[str, float]:
     """What a query adds to the means over all."""
-    ranks = np.array([candidate.rank for candidate in ranked.sampled])
+    plain, *own = [by_reciprocal_rank(c.rank, c.found, c.ndcg) for c in (ranked.plain, *ranked.sampled)]
     return {
         "queries": 1,
-        "plain_mrr": 1 / ranked.plain_rank,
-        "candidate_mrr": float((1 / ranks).mean()),
-        "best_mrr": float(1 / ranks.min()),
-        "best_beats_plain": int(ranks.min() < ranked.plain_rank),
+        "plain_mrr": plain,
+        "candidate_mrr": float(np.mean(own)),
+        "best_mrr": max(own),
+        "best_beats_plain": int(max(own) > plain),
         **diversity_counts([candidate.expansion for candidate in ranked.sampled]),
     }
 

@@ -91,10 +91,12 @@ class LuceneRanker:
         # max() takes the first of equals, which has the smallest docid.
         best = max(range(len(scores)), key=scores.__getitem__)
         score, docid = scores[best], documents[best][1]
-        if score > 0 and (rank := self._rank_in_top(query, score, docid)) is not None:
+        if score == 0:
+            return GoldRank(docid, 1 + self.num_passages, score)
+        if (rank := self._rank_in_top(query, score, docid)) is not None:
             return GoldRank(docid, rank, score)
         above = self._searcher.count(self._range(values, _java_float(score), None, False, False))
-        return GoldRank(docid, 1 + above + self._equal_before(query, values, score, docid), score)
+        return GoldRank(docid, 1 + above + self._equal_before(values, score, docid), score)
 
     def _rank_in_top(self, query: Any, score: float, docid: str) -> int | None:
         """The rank, where a result list that ends below the gold score shows it: finding the best passages is cheap."""
@@ -116,16 +118,11 @@ class LuceneRanker:
         leaf = int(np.searchsorted(self._bases, document, side="right")) - 1
         return float(values.getValues(context, self._leaves[leaf]).floatVal(document - self._bases[leaf]))
 
-    def _equal_before(self, query: Any, values: Any, score: float, docid: str) -> int:
+    def _equal_before(self, values: Any, score: float, docid: str) -> int:
         """Passages with exactly this score and a smaller docid."""
         before = self._java["TermRangeQuery"].newStringRange(DOCID, None, docid, False, False)
-        if score > 0:
-            return self._count_both(before, self._range(values, _java_float(score), _java_float(score), True, True))
-        # A passage that matches no term has no value at all for FunctionRangeQuery: count those that do match.
-        return int(self._searcher.count(before)) - self._count_both(before, query)
-
-    def _count_both(self, one: Any, other: Any) -> int:
-        both = self._java["BooleanQuery$Builder"]().add(one, self._filter).add(other, self._filter).build()
+        equal = self._range(values, _java_float(score), _java_float(score), True, True)
+        both = self._java["BooleanQuery$Builder"]().add(before, self._filter).add(equal, self._filter).build()
         return int(self._searcher.count(both))
 
     def search(self, text: str, k: int) -> list[Hit]:

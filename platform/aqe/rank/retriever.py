@@ -9,7 +9,7 @@ from aqe.artifact import Artifact
 from aqe.config.data import IndexConfig
 from aqe.config.rank import RankConfig
 from aqe.index import jvm
-from aqe.index.analysis import PACKAGES, needs_java, query_analyzer
+from aqe.index.analysis import PACKAGES, VERSION, needs_java, query_analyzer
 from aqe.nodes import Nodes
 from aqe.ranker import Ranker
 from aqe.units import Pool
@@ -25,14 +25,19 @@ class Retriever:
     bm25: IndexConfig
 
     def settings(self, *composing: str) -> dict[str, Any]:
-        """What decides a result, for a fingerprint: how queries are composed, the keys `composing` too, and BM25."""
+        """What decides a result, for a fingerprint: composing queries, the keys `composing` too, BM25, the analysis."""
         names = {"engine", "query_weight", "distinct_words", *composing}
-        return {**self.config.model_dump(include=names), **self.bm25.model_dump(include={"k1", "b"})}
+        analysis = {"analysis": VERSION} if self._analyzes_in_python else {}
+        return {**self.config.model_dump(include=names), **self.bm25.model_dump(include={"k1", "b"}), **analysis}
 
     @property
     def packages(self) -> tuple[str, ...]:
         """Those whose version changes a query's terms; Lucene's own are named by the index."""
-        return PACKAGES if self.config.engine == "impacts" and not needs_java(self.bm25.language) else ()
+        return PACKAGES if self._analyzes_in_python else ()
+
+    @property
+    def _analyzes_in_python(self) -> bool:
+        return self.config.engine == "impacts" and not needs_java(self.bm25.language)
 
     def pool(self, nodes: Nodes) -> Pool:
         """One actor a CPU core, with what a JVM needs inside Ray where the engine or the language wants one."""

@@ -11,6 +11,8 @@ from aqe.units import Work, check_complete, cut_units, run_units, with_files
 
 #: Queries that one task searches. One text each, where ranking has all candidates.
 SEARCHED_TOGETHER = 32
+#: Raise it when ranks or hits of the same texts come out otherwise than before.
+VERSION = 2
 
 
 def rank_expansions(run: Run, retriever: Retriever, *, judged: Artifact, samples: Artifact, stage: str) -> Artifact:
@@ -21,7 +23,7 @@ def rank_expansions(run: Run, retriever: Retriever, *, judged: Artifact, samples
     size = retriever.config.queries_per_unit
     return run.make(
         stage,
-        config=retriever.settings("ndcg_at"),
+        config={**retriever.settings("ndcg_at"), "version": VERSION},
         inputs={"samples": samples, "index": retriever.index, "qrels": judged},
         packages=retriever.packages,
         build=lambda out: _work(run, stage, out, RankWorker, retriever, judged, samples, size),
@@ -37,7 +39,7 @@ def search_expansions(
     """
     return run.make(
         stage,
-        config=retriever.settings(),
+        config={**retriever.settings(), "version": VERSION},
         inputs={
             "index": retriever.index,
             "qrels": judged,

@@ -66,6 +66,8 @@ def _facts(origin: Origin, name: str, model_dir: Path) -> dict[str, dict[str, An
 def _results(origin: Origin, name: str, metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     measured = metrics["systems"][name]
     values = {m: f"{measured[m]['value']:.4f} [{measured[m]['low']:.4f}, {measured[m]['high']:.4f}]" for m in COLUMNS}
+    if (leakage := measured["leakage_share"]) is not None:
+        values["expansions that give an answer away"] = f"{leakage:.1%}"
     return {f"Results ({metrics['num_queries']} {origin.config.evaluate.split} queries)": values}
 
 

@@ -1,5 +1,6 @@
 """The table of an evaluation as plain text: for a terminal, and for a log without colours."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,9 @@ import pyarrow as pa
 from aqe.evaluate.compare import CONTROLS, System, main_model, ordered
 from aqe.evaluate.measures import COLUMNS
 from aqe.report.examples import Example, pick_examples
+
+#: How tables call the places of `aqe.evaluate.significance.PLACES`.
+PLACE_NAMES = {"first_10": "first 10", "11_to_100": "11–100", "beyond": "beyond"}
 
 
 def points(value: float, sign: bool = False) -> str:
@@ -50,10 +54,12 @@ def console_table(metrics: Mapping[str, Any]) -> str:
         if pair in metrics["differences"]:
             differences.append([f"- {control}", *(with_interval(metrics["differences"][pair][m]) for m in COLUMNS)])
             seen = metrics["comparisons"][pair]
-            notes.append(
+            where = [f"{PLACE_NAMES[place]} {_outcomes(counts)}" for place, counts in seen["where"].items()]
+            notes += [
                 f"{main} against {control}: {seen['wins']} wins, {seen['losses']} losses, {seen['ties']} ties "
-                f"by gold rank; p of MRR {p_text(seen['p_value'], metrics['bootstrap'])}"
-            )
+                f"by gold rank; p of MRR {p_text(seen['p_value'], metrics['bootstrap'])}",
+                f"  by the better of both ranks: {', '.join(where)}; {seen['halvings']:+.2f} halvings on average",
+            ]
     lines = align([head, *systems, *([[f"{main} minus", *[""] * len(COLUMNS)]] if differences else []), *differences])
     rule = "-" * max(map(len, lines))
     at = len(systems) + 1
@@ -61,9 +67,23 @@ def console_table(metrics: Mapping[str, Any]) -> str:
     for name, measured in metrics["systems"].items():
         if measured["num_queries"] != total:
             notes.append(f"* {name}: {measured['label']}, covers {measured['num_queries']} of the queries only")
+    if leaks := [(n, s["leakage_share"]) for n, s in metrics["systems"].items() if s["leakage_share"] is not None]:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in leaks)
+        notes += textwrap.wrap(
+            f"An answer stands in the expansion (of bm25: in the query): {shares}", 118, subsequent_indent="  "
+        )
+    if differences:
+        notes.append(
+            "Halvings: mean fall of log2(gold rank); + is better. Not found counts as 1 + the number of passages."
+        )
     confidence, resamples = metrics["confidence"], metrics["bootstrap"]
     foot = f"Points (x 100) with {confidence:.0%} intervals, paired bootstrap of {resamples} resamples."
     return "\n".join([*body, rule, *notes, foot])
+
+
+def _outcomes(counts: Mapping[str, int]) -> str:
+    """Wins, losses and ties: `12/3/40`."""
+    return f"{counts['wins']}/{counts['losses']}/{counts['ties']}"
 
 
 def _shorten(text: str, width: int) -> str:
@@ -73,10 +93,10 @@ def _shorten(text: str, width: int) -> str:
 
 def _show(example: Example, width: int) -> list[str]:
     lines = [f"  {_shorten(example.query, width - 2)}"]
-    rows = [(r.system, "" if r.rank is None else str(r.rank), r.expansion) for r in example.rows]
+    rows = [(r.system, "not found" if r.rank is None else str(r.rank), r.expansion) for r in example.rows]
     pad = max(len(name) for name, _, _ in rows)
     for name, rank, expansion in rows:
-        start = f"    {name:<{pad}}  {rank:>8}  "
+        start = f"    {name:<{pad}}  {rank:>9}  "
         shown = "" if expansion is None else _shorten(expansion, width - len(start)) or "(empty)"
         lines.append((start + shown).rstrip())
     return lines

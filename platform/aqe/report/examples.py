@@ -12,7 +12,7 @@ from aqe.evaluate.compare import System, best_model
 
 @dataclass(frozen=True)
 class OfSystem:
-    """What one system made of the query: `expansion` None = it makes none; `rank` None = query not covered."""
+    """What one system made of the query: `expansion` None = it makes none; `rank` None = the passage is not found."""
 
     system: str
     label: str
@@ -22,12 +22,12 @@ class OfSystem:
 
 @dataclass(frozen=True)
 class Example:
-    """A query, where BM25 and the model rank its passage, and what every system made of it."""
+    """A query, where BM25 and the model rank its passage (None = not found), and what every system made of it."""
 
     qid: str
     query: str
-    before: int
-    after: int
+    before: int | None
+    after: int | None
     rows: list[OfSystem]
     title: str = ""
     """Title and text of the relevant passage, where they are known."""
@@ -62,6 +62,7 @@ def pick_examples(
 ) -> Examples:
     """`count` wins and losses with the largest ratio of gold ranks, in log2; then as many queries drawn at random.
 
+    What is not found has the gold rank 1 + the number of passages there, and none in the examples.
     The model is the aligned one with the best MRR, against BM25; without either there are no examples. Equal ratios
     come in the order of the queries. `docs` gives title and text of a passage by docid, to show the relevant one.
     """
@@ -70,8 +71,8 @@ def pick_examples(
     if model is None or "bm25" not in by_name or not count:
         return Examples()
     total = queries.num_rows
-    covered = [(s, *s.spread(total)) for s in systems]
-    before, after = (by_name[n].spread(total)[0] for n in ("bm25", model))
+    covered = {s.name: s.spread(total) for s in systems}
+    before, after = (covered[name][0] for name in ("bm25", model))
     both = np.flatnonzero((before > 0) & (after > 0))
     gain = np.log2(before[both]) - np.log2(after[both])
     order = np.argsort(-gain, kind="stable")
@@ -83,10 +84,15 @@ def pick_examples(
     columns = {name: queries[name].to_pylist() for name in ("qid", "text", "positives")}
 
     def example(i: int) -> Example:
-        rows = [OfSystem(s.name, s.label, int(r[i]) or None, e[i]) for s, r, e in covered if r[i]]
+        rows = [
+            OfSystem(s.name, s.label, int(shown[i]) if np.isfinite(shown[i]) else None, expansions[i])
+            for s, (_, shown, expansions) in zip(systems, covered.values(), strict=True)
+            if not np.isnan(shown[i])
+        ]
+        rank = {row.system: row.rank for row in rows}
         positives = columns["positives"][i] or []
         title, text = next(((docs or {})[d] for d in positives if d in (docs or {})), ("", ""))
-        return Example(columns["qid"][i], columns["text"][i], int(before[i]), int(after[i]), rows, title, text)
+        return Example(columns["qid"][i], columns["text"][i], rank["bm25"], rank[model], rows, title, text)
 
     return Examples(
         model, by_name[model].label, *([example(int(i)) for i in chosen] for chosen in (wins, losses, sorted(drawn)))

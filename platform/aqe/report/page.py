@@ -20,7 +20,7 @@ from aqe.artifact import write_parquet, write_text
 from aqe.compose import compose
 from aqe.evaluate.compare import System, main_model, ordered
 from aqe.evaluate.measures import COLUMNS, per_query
-from aqe.report.console import p_text, points
+from aqe.report.console import PLACE_NAMES, p_text, points
 from aqe.report.examples import pick_examples
 from aqe.report.plots import make_plots, took
 from aqe.report.style import colour
@@ -79,6 +79,11 @@ def number(value: Any) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def placed(rank: float | None) -> str:
+    """A rank, or that there is none."""
+    return "not found" if rank is None else number(rank)
+
+
 def percent(share: float | None) -> str:
     """A share in percent with one digit; a dash where nothing was counted."""
     return "–" if share is None else f"{share:.1%}"
@@ -124,7 +129,8 @@ def best_values(metrics: Mapping[str, Any]) -> dict[str, float]:
 def per_query_table(
     queries: pa.Table, systems: Sequence[System], query_weight: int = 1, distinct: bool = False
 ) -> pa.Table:
-    """One row a system and query: expansion (null: none is made), composed query, exact rank, and every measure."""
+    """One row a system and query: expansion (null: none is made), composed query, exact rank, whether it is found, and
+    every measure."""
     qids, texts = queries["qid"].to_pylist(), queries["text"].to_pylist()
     parts = []
     for system in ordered(systems):
@@ -140,8 +146,9 @@ def per_query_table(
                 pa.string(),
             ),
             "gold_rank": pa.array(system.ranks, pa.int32()),
+            "found": pa.array(system.found, pa.bool_()),
             "search_ms": pa.array([None] * len(index) if system.search_ms is None else system.search_ms, pa.float32()),
-            **{m: pa.array(v, pa.float64()) for m, v in per_query(system.ranks, system.ndcg).items()},
+            **{m: pa.array(v, pa.float64()) for m, v in per_query(system.ranks, system.found, system.ndcg).items()},
         }
         parts.append(pa.table(columns))
     return pa.concat_tables(parts)
@@ -159,11 +166,12 @@ def _environment() -> jinja2.Environment:
         "points": points,
         "percent": percent,
         "number": number,
+        "placed": placed,
         "took": took,
         "md": markdown,
         "svg": Markup,
     }
-    environment.globals |= {"verdict": verdict, "p_text": p_text, "colour": colour}
+    environment.globals |= {"verdict": verdict, "p_text": p_text, "colour": colour, "places": PLACE_NAMES}
     return environment
 
 

@@ -10,11 +10,20 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from aqe.evaluate.compare import CONTROLS, System, best_model, main_model
 from aqe.evaluate.expansions import words
+from aqe.evaluate.significance import wins_losses_ties
 from aqe.report.console import points
 from aqe.report.style import BAD, EVEN, FAINT, GOOD, INK, Plot, colour, new, rows, save, styled
 
-#: Ranks of the plain query that are told apart: found already, nearly, far down.
-BUCKETS = ((1, 1), (2, 5), (6, 20), (21, 100), (101, 1000), (1001, None))
+#: Ranks of the plain query that are told apart: found already, nearly, far down, not at all.
+BUCKETS = (
+    ("1", 1, 1),
+    ("2–5", 2, 5),
+    ("6–20", 6, 20),
+    ("21–100", 21, 100),
+    ("101–1000", 101, 1000),
+    ("over 1000", 1001, np.iinfo(np.int32).max),
+    ("not found", np.inf, np.inf),
+)
 
 
 def _value_labels(axes: Any, texts: Sequence[str]) -> None:
@@ -60,7 +69,7 @@ def top_k_curve(systems: Sequence[System], full: int) -> Figure:
     """Share of queries whose passage is among the first k, for every k up to 100."""
     figure, axes = new(4.2)
     k = np.arange(1, 101)
-    curves = {s.name: np.searchsorted(np.sort(s.ranks), k, side="right") / len(s.ranks) * 100 for s in systems}
+    curves = {s.name: np.searchsorted(np.sort(s.ranks[s.found]), k, side="right") / len(s.ranks) * 100 for s in systems}
     for system in sorted(systems, key=lambda s: -curves[s.name][-1]):
         dashed = len(system.ranks) != full or system.expansions is None
         axes.plot(
@@ -79,17 +88,16 @@ def top_k_curve(systems: Sequence[System], full: int) -> Figure:
 
 def by_bucket(before: System, after: System, total: int) -> Figure:
     """How many queries the model moves up and down, by the rank that the plain query gives."""
-    ranks = [s.spread(total)[0] for s in (before, after)]
-    both = (ranks[0] > 0) & (ranks[1] > 0)
-    old, new_ranks = ranks[0][both], ranks[1][both]
+    shown = [s.spread(total)[1] for s in (before, after)]
+    both = ~np.isnan(shown[0]) & ~np.isnan(shown[1])
+    old, new_ranks = shown[0][both], shown[1][both]
     labels, shares = [], []
-    for low, high in BUCKETS:
-        inside = (old >= low) & (old <= (high or old.max()))
+    for name, low, high in BUCKETS:
+        inside = (old >= low) & (old <= high)
         if inside.any():
-            name = f"{low}" if low == high else f"{low}–{high}" if high else f"over {low - 1}"
             labels.append(f"{name}  (n = {inside.sum()})")
-            diff = np.sign(old[inside] - new_ranks[inside])
-            shares.append([float((diff == s).mean() * 100) for s in (1, 0, -1)])
+            outcomes = wins_losses_ties(new_ranks[inside], old[inside])
+            shares.append([100 * outcomes[key] / int(inside.sum()) for key in ("wins", "ties", "losses")])
     figure, axes = new(1.35 + 0.45 * len(labels))
     left = np.zeros(len(labels))
     for column, (label, shade, ink) in enumerate(

@@ -21,11 +21,14 @@ def summary(metrics: Mapping[str, Any]) -> str:
     """Markdown: all systems, and the main model's paired differences to the controls."""
     main = main_model(metrics)
     systems, total = metrics["systems"], metrics["num_queries"]
+    shares = {"empty_share": "empty"}
+    if any(system["leakage_share"] is not None for system in systems.values()):
+        shares["leakage_share"] = "answer given away"
     lines = [
         f"{total:,} queries; points with {metrics['confidence'] * 100:.0f} % intervals (paired bootstrap).",
         "",
-        "| |" + "".join(f" {name} |" for name in COLUMNS.values()) + " empty |",
-        "|---|" + "---:|" * (len(COLUMNS) + 1),
+        "| |" + "".join(f" {name} |" for name in [*COLUMNS.values(), *shares.values()]),
+        "|---|" + "---:|" * (len(COLUMNS) + len(shares)),
     ]
     for name, system in systems.items():
         label = (
@@ -34,8 +37,8 @@ def summary(metrics: Mapping[str, Any]) -> str:
             else f"{system['label']}, {system['num_queries']:,} queries"
         )
         values = [_value(system[m], interval=m == "mrr") for m in COLUMNS]
-        empty = "" if system["empty_share"] is None else f"{system['empty_share']:.1%}"
-        lines.append(f"| {f'**{label}**' if name == main else label} | " + " | ".join([*values, empty]) + " |")
+        values += ["" if system[share] is None else f"{system[share]:.1%}" for share in shares]
+        lines.append(f"| {f'**{label}**' if name == main else label} | " + " | ".join(values) + " |")
     pairs = [c for c in CONTROLS if f"{main}_vs_{c}" in metrics["differences"]]
     if main is None or not pairs:
         return "\n".join(lines)
