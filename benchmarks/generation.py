@@ -145,7 +145,7 @@ def make_arms() -> tuple[dict[str, Arm], list["Request"]]:
     sampling = Sampling(MAX_TOKENS, temperature=1.0, top_k=TOP_K, stop=prompt.stop)
     ours = TransformersEngine(model, config, sampling)
     arms = {"Hugging Face generate": of_hugging_face(ours, prompt), "TransformersEngine": of_engine(ours)}
-    if choose_engine(EngineConfig(), use_gpu=False) == "vllm":
+    if choose_engine(EngineConfig(), use_gpu=False, model=None) == "vllm":
         from aqe.sample.engine_vllm import VllmEngine
 
         arms["VllmEngine"] = of_engine(VllmEngine(model, config, sampling))

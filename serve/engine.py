@@ -67,7 +67,7 @@ async def open_engine(recipe: Recipe, config: EngineConfig) -> ServingEngine:
     """Load the weights into the engine that the configuration or the machine asks for."""
     import torch
 
-    if choose_engine(config, torch.cuda.is_available()) == "vllm":
+    if choose_engine(config, torch.cuda.is_available(), recipe.path) == "vllm":
         from serve.engine_vllm import VllmServing
 
         return VllmServing(recipe, config)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from aqe import base_model
 from aqe.base_model import Packaged, check_model, resolve_model
@@ -114,6 +114,64 @@ def test_errors_say_what_to_do(ask: Any, tiny: Path, tmp_path: Path, monkeypatch
     refused(tmp_path / "t5", "is not JSON")
 
 
+def test_models_that_cannot_work_are_refused(tiny: Path, tmp_path: Path) -> None:
+    def changed(name: str, config: dict[str, Any]) -> Path:
+        path = Path(shutil.copytree(tiny, tmp_path / name))
+        own = json.loads((tiny / "config.json").read_text())
+        kept = {} if "model_type" in config else own
+        (path / "config.json").write_text(json.dumps(kept | config))
+        return path
+
+    def of(model_type: str, **settings: Any) -> dict[str, Any]:
+        return AutoConfig.for_model(model_type, **settings).to_dict()  # type: ignore[no-any-return]
+
+    def refused(path: Path, match: str, engine: str = "auto") -> None:
+        with pytest.raises(InputError, match=match):
+            check_model(ModelConfig(source=str(path)), engine)
+
+    refused(changed("vision", of("gemma3")), r"more than text \(gemma3\).*language model of text alone")
+    named = of("gemma3") | {"architectures": ["Gemma3ForConditionalGeneration"]}
+    refused(changed("named", named), r"more than text \(Gemma3ForConditionalGeneration\)")
+    refused(changed("t5", of("t5")), "encoder-decoder model")
+    refused(changed("seq", of("pegasus") | {"is_encoder_decoder": True}), "encoder-decoder model")
+    for model_type in ("mamba", "recurrent_gemma", "falcon_h1", "rwkv"):
+        path = changed(model_type, of(model_type))
+        refused(path, r"keeps a state .*in place of keys and values.*Set engine.name: vllm")
+        assert check_model(ModelConfig(source=str(path)), "vllm") is not None
+    refused(
+        changed("lfm2", of("lfm2", num_hidden_layers=2, layer_types=["conv", "full_attention"])),
+        r"keeps a state \(conv\)",
+    )
+    for method in ("gptq", "awq", "mxfp4"):
+        path = changed(method, {"quantization_config": {"quant_method": method, "bits": 4}})
+        refused(
+            path, rf"quantised weights \({method}\), which cannot be trained\. Name the model that it was made from"
+        )
+    refused(changed("unknown", {"model_type": "nobodys"}), "describes no model that transformers .* knows")
+    refused(changed("clip", of("clip_text_model")), "no causal language model for transformers")
+
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
+    refused(adapter, "an adapter of owner/base, without that model.*merge_and_unload")
+
+    broken = Path(shutil.copytree(tiny, tmp_path / "broken"))
+    weights = (tiny / "model.safetensors").read_bytes()
+    for content in (weights[:-100], weights[:50], b"", b"\xff" * 100, weights + b"more"):
+        (broken / "model.safetensors").write_bytes(content)
+        refused(broken, r"model\.safetensors is broken \(.*\)\. Fetch the model again")
+    (broken / "model.safetensors").write_bytes(weights)
+    (broken / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
+    refused(broken, r"lacks model-2\.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gpt2"])
+def test_what_a_model_says_of_itself(kind: str, tmp_path: Path) -> None:
+    checked = check_model(ModelConfig(source=str(tiny_model.save(tmp_path / kind, kind))))
+    assert checked is not None
+    assert checked.context == 256
+
+
 @pytest.mark.parametrize("ask", [check_model, resolve_model])
 def test_hub(ask: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
@@ -129,7 +187,8 @@ def test_hub(ask: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(huggingface_hub, "snapshot_download", serve)
     config = ModelConfig(source="owner/name", revision="v1")
     model = ask(config)
-    assert model is None or (model.path, model.fingerprint) == (snapshot, "0123abc")
+    assert model.path == snapshot
+    assert ask is check_model or model.fingerprint == "0123abc"
 
     def refuse(*args: Any, **kwargs: Any) -> str:
         raise LocalEntryNotFoundError("no route to host")

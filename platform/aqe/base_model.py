@@ -23,6 +23,11 @@ TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", 
 _DESCRIPTIONS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "README.md")
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "*.jinja")
 _WEIGHTS = "*.safetensors"
+_ADAPTER = "adapter_config.json"
+#: What config.json has a part for, named so, where a model reads more than text.
+_SENSES = ("vision", "audio", "speech", "image", "video")
+#: Kinds of layers whose cache the transformers engine can hold.
+ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,28 @@ def model_directory(config: ModelConfig) -> Path:
     return path
 
 
-def check_model(config: ModelConfig) -> Any:
+@dataclass(frozen=True)
+class Checked:
+    """A model that can be aligned, as far as its files other than the weights tell."""
+
+    path: Path
+    tokenizer: Any
+    config: Any
+    """Of transformers."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that it was made for; None where it does not say."""
+        length = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return None if length is None else int(length)
+
+
+def check_model(config: ModelConfig, engine: str = "auto") -> Checked | None:
     """Find out before any compute whether `resolve_model` will work; reads no weights, converts and downloads none.
 
-    Returns the model's tokenizer, None for a packaged one. Raises what `resolve_model` raises, and InputError when the
-    tokenizer cannot be loaded or has no end-of-text token.
+    `engine` is the one that is configured. Returns None for a packaged model, which is known to work. Raises what
+    `resolve_model` raises, and InputError when a file of weights is broken, when the model cannot be trained or cannot
+    be sampled from, or when its tokenizer cannot be loaded or has no end-of-text token.
     """
     if config.source.startswith(PACKAGE):
         _package(config)
@@ -100,9 +122,11 @@ def check_model(config: ModelConfig) -> Any:
     if is_path(config.source):
         path = _directory(config)
         _check_directory(path)
+        _check_weights(path)
     else:
         path = _download(config, _DESCRIPTIONS)
         _check_directory(path, weights=False)
+    model_config = _check_architecture(path, engine)
     from transformers import AutoTokenizer
 
     try:
@@ -118,7 +142,7 @@ def check_model(config: ModelConfig) -> Any:
             f"the tokenizer in {path} has no end-of-text token (eos_token), so no expansion could ever end. Set it and "
             "save the tokenizer again."
         )
-    return tokenizer
+    return Checked(path, tokenizer, model_config)
 
 
 def _no_revision(config: ModelConfig) -> None:
@@ -218,6 +242,12 @@ def _download(config: ModelConfig, patterns: tuple[str, ...]) -> Path:
 
 def _check_directory(path: Path, weights: bool = True) -> None:
     """InputError unless `path` is a Hugging Face directory of a causal language model with a tokenizer."""
+    if (path / _ADAPTER).is_file() and not (path / "config.json").is_file():
+        base = _json(path / _ADAPTER).get("base_model_name_or_path") or "its base model"
+        raise InputError(
+            f"{path} is an adapter of {base}, without that model. Load {base} with transformers and the adapter with "
+            "peft, and write what `merge_and_unload` gives, with the tokenizer, with `save_pretrained`."
+        )
     if not (path / "config.json").is_file():
         raise InputError(
             f"{path} has no config.json, so it is not a Hugging Face model directory. Name the directory that "
@@ -233,21 +263,84 @@ def _check_directory(path: Path, weights: bool = True) -> None:
             f"{path} has no weights in safetensors format (*.safetensors). Load the model with transformers and "
             "write it again with `save_pretrained`."
         )
-    try:
-        config = json.loads((path / "config.json").read_text())
-    except ValueError as error:
-        raise InputError(f"{path / 'config.json'} is not JSON ({error}). Fetch the model again.") from None
+    config = _json(path / "config.json")
     kinds = ", ".join(config.get("architectures") or [])
     if config.get("is_encoder_decoder"):
         raise InputError(
             f"{path} is an encoder-decoder model ({kinds or config.get('model_type')}), which is not supported. AQE "
             "aligns causal (decoder-only) language models: name one of those, such as a Llama, Qwen or Mistral model."
         )
-    if kinds and not re.search("CausalLM|LMHead|ConditionalGeneration", kinds):
+    if "ConditionalGeneration" in kinds or any(config.get(f"{sense}_config") for sense in _SENSES):
+        raise InputError(
+            f"{path} is a model of more than text ({kinds or config.get('model_type')}), which is not supported. Name "
+            "a language model of text alone: most families have one beside it, or take its language model out and "
+            "write that with `save_pretrained`."
+        )
+    if kinds and not re.search("CausalLM|LMHead", kinds):
         raise InputError(
             f"{path} holds {kinds}, which does not generate text. Name a causal language model (its config.json lists "
             "an architecture such as LlamaForCausalLM)."
         )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}). Fetch the model again.") from None
+    return content
+
+
+def _check_weights(path: Path) -> None:
+    """InputError unless every file of weights is there and as long as its header says. Reads the headers alone."""
+    from safetensors import SafetensorError, safe_open
+
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        for name in sorted(set(_json(index).get("weight_map", {}).values())):
+            if not (path / name).is_file():
+                raise InputError(f"{path} lacks {name}, which {index.name} names. Fetch the model again.")
+    for file in sorted(path.glob(_WEIGHTS)):
+        try:
+            with safe_open(file, "np"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{file} is broken ({error}). Fetch the model again.") from None
+
+
+def _check_architecture(path: Path, engine: str) -> Any:
+    """The model's configuration. InputError when it cannot be aligned with this transformers and this engine."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import __version__ as version
+
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except Exception as error:
+        # Whatever a configuration of another time, or of somebody's own code, makes the library throw.
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path / 'config.json'} describes no model that transformers {version} knows ({why}). Name a model that "
+            "it knows without code of the model's own."
+        ) from None
+    kind = f"{path} ({config.model_type})"
+    if quantized := getattr(config, "quantization_config", None):
+        method = quantized.get("quant_method", "") if isinstance(quantized, dict) else quantized.quant_method
+        raise InputError(
+            f"{kind} has quantised weights ({getattr(method, 'value', method)}), which cannot be trained. Name the "
+            "model that it was made from, or load it with `dequantize` and write it with `save_pretrained`."
+        )
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise InputError(f"{kind} is no causal language model for transformers {version}. Name one that is.")
+    layers = set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENTION
+    told = f" ({', '.join(sorted(layers))})" if layers else ""
+    stateful = getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False)
+    if engine != "vllm" and (layers or stateful):
+        raise InputError(
+            f"{kind} keeps a state{told} in place of keys and values, "
+            "which the transformers engine cannot share between candidates. Set engine.name: vllm (on GPUs), or name a "
+            "model of attention alone."
+        )
+    return config
 
 
 def _license(path: Path) -> str | None:

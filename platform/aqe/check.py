@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from aqe.align.check import check_align
-from aqe.base_model import check_model
+from aqe.base_model import Checked, check_model
 from aqe.config.data import SPLITS, FileCorpus, FileQueries
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.index.jvm import anserini_jar, java_home
 from aqe.prompts import check_prompt, resolve
-from aqe.sample.load import choose_engine
+from aqe.sample.load import choose_engine, cpu_build
 
 
 def check(config: PipelineConfig) -> None:
@@ -30,10 +30,13 @@ def check(config: PipelineConfig) -> None:
     _fits(config)
     java_home()
     anserini_jar()
-    choose_engine(config.engine, use_gpu=True)
-    if (tokenizer := check_model(config.model)) is not None:
+    checked = check_model(config.model, config.engine.name)
+    # Whether there is a GPU, the cluster knows; where vLLM is the one for CPUs there is none.
+    choose_engine(config.engine, use_gpu=not cpu_build(), model=None if checked is None else checked.path)
+    if checked is not None:
+        _in_context(config, checked)
         for prompt in _prompts(config):
-            check_prompt(prompt, tokenizer)
+            check_prompt(prompt, checked.tokenizer)
     check_align(config.align)
 
 
@@ -49,6 +52,16 @@ def _fits(config: PipelineConfig) -> None:
     for prompt in _prompts(config):
         if named.setdefault(prompt.name, prompt) != prompt:
             raise ConfigError(f"two different prompts are named {prompt.name!r}; give each a name of its own")
+
+
+def _in_context(config: PipelineConfig, model: Checked) -> None:
+    """What is generated fits into the model with some room for a prompt; longer prompts become dead letters."""
+    longest = max(config.sample.max_tokens, config.evaluate.max_tokens or 0)
+    if model.context is not None and longest >= model.context:
+        raise ConfigError(
+            f"max_tokens is {longest}; {model.path} was made for {model.context} tokens, which must hold the prompt "
+            "too. Lower sample.max_tokens (and evaluate.max_tokens), or name another model."
+        )
 
 
 def _prompts(config: PipelineConfig) -> list[PromptConfig]:

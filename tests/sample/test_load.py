@@ -1,5 +1,7 @@
 """Which engine is taken, and what all of them say of a prompt that cannot be continued."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,19 +10,45 @@ import pytest
 from aqe.config.sample import EngineConfig
 from aqe.errors import ConfigError, InputError
 from aqe.sample.engine import Request, Sampling, refusal
-from aqe.sample.load import choose_engine, make_engine
+from aqe.sample.load import CPU_HEAD_SIZES, choose_engine, cpu_build, make_engine
 from serve.engine import Decoding, check_length
 from tests.tools import tiny_model
 
 
 def test_an_engine_that_is_named_is_taken_or_refused() -> None:
-    assert choose_engine(EngineConfig(name="transformers"), use_gpu=True) == "transformers"
+    assert choose_engine(EngineConfig(name="transformers"), use_gpu=True, model=None) == "transformers"
     if find_spec("vllm"):
-        assert choose_engine(EngineConfig(), use_gpu=True) == "vllm"
+        assert choose_engine(EngineConfig(), use_gpu=True, model=None) == "vllm"
         return
-    assert choose_engine(EngineConfig(), use_gpu=True) == "transformers"
+    assert choose_engine(EngineConfig(), use_gpu=True, model=None) == "transformers"
     with pytest.raises(ConfigError, match="vllm is not installed"):
-        choose_engine(EngineConfig(name="vllm"), use_gpu=True)
+        choose_engine(EngineConfig(name="vllm"), use_gpu=True, model=None)
+
+
+@pytest.mark.skipif(not cpu_build(), reason="vLLM's build for CPUs is not installed")
+def test_a_model_that_vllm_cannot_take_on_a_cpu_gets_the_other_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tiny_model.save(tmp_path / "small")  # Heads of 8.
+    assert choose_engine(EngineConfig(), use_gpu=False, model=small) == "transformers"
+    assert "no attention for heads of 8" in capsys.readouterr().out
+    assert choose_engine(EngineConfig(), use_gpu=True, model=small) == "vllm"
+    with pytest.raises(ConfigError, match=r"heads of 8 .*Set engine.name: transformers"):
+        choose_engine(EngineConfig(name="vllm"), use_gpu=False, model=small)
+    large = tiny_model.save(tmp_path / "large", hidden_size=128)
+    gpt2 = tiny_model.save(tmp_path / "gpt2", "gpt2", hidden_size=128)
+    for model in (large, gpt2):
+        assert choose_engine(EngineConfig(), use_gpu=False, model=model) == "vllm"
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.skipif(not cpu_build(), reason="vLLM's build for CPUs is not installed")
+def test_the_head_sizes_are_vllms_own() -> None:
+    asked = (
+        "from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend as b; print(b.get_supported_head_sizes())"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(list(CPU_HEAD_SIZES))
 
 
 def test_a_prompt_may_be_as_long_as_the_model_less_the_expansion() -> None:

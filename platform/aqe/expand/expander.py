@@ -50,7 +50,7 @@ class Expander:
         recipe = load_recipe(model, prompt=prompt, query_weight=query_weight, max_tokens=max_tokens)
         config = engine if isinstance(engine, EngineConfig) else EngineConfig(name=engine)
         use_gpu = torch.cuda.is_available()
-        name = choose_engine(config, use_gpu)
+        name = choose_engine(config, use_gpu, recipe.path)
         if name == "vllm":
             from aqe.sample.engine_vllm import vllm_env
 

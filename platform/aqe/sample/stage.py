@@ -76,7 +76,7 @@ def sample_expansions(
     def build(out: Path) -> dict[str, Any]:
         nodes = run.nodes("gpu")
         use_gpu = nodes.gpus > 0
-        engine = choose_engine(generation.engine, use_gpu)
+        engine = choose_engine(generation.engine, use_gpu, model.path)
         plan = out / "plan.parquet"
         units = write_plan(
             plan,
