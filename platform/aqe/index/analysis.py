@@ -5,8 +5,10 @@ from collections.abc import Callable
 from aqe.index import jvm
 from aqe.index.lucene import analyzer
 
+#: Part of what is ranked or searched with Python's analysis: raised when that gives other terms than it did.
+VERSION = 2
 #: Whose version changes a query's terms.
-PACKAGES = ("nltk", "regex", "PyStemmer")
+PACKAGES = ("nltk", "PyStemmer")
 
 Analyze = Callable[[str], list[str]]
 
