@@ -7,7 +7,7 @@ and weights are not.
 import functools
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -432,7 +432,7 @@ def _before(core: Any, bos: str) -> Any:
 def _sentencepiece(words: Words, out: Path) -> None:
     """tokenizer.model, and the tokenizer.json that such models are published with beside it."""
     trained = io.BytesIO()
-    names = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
+    names: dict[str, Any] = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
     if words.first:
         names = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
     pieces = {f"{name}_piece": words.config[f"{name}_token"] for name in ("unk", "bos", "pad")} if words.first else {}
@@ -507,6 +507,15 @@ def make_family(name: str, root: Path) -> Path:
     model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
     model.save_pretrained(out)
     return out
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Models as small as these compute slower with several threads, and far slower where cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def families_root(factory: pytest.TempPathFactory) -> Path:

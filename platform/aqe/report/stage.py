@@ -99,6 +99,7 @@ def _context(evidence: Evidence, queries: pa.Table, compared: list[System], out:
             "candidates": samples["candidates"],
             "truncated at the token limit": f"{samples['truncated'] / total:.1%}",
             "empty": f"{samples['empty'] / total:.1%}",
+            "with reasoning, which is cut off": f"{samples['reasoning'] / total:.1%}",
             "said before by another candidate of the query": f"{samples['duplicate'] / total:.1%}",
             "tokens": samples["tokens"],
             "engine": samples["engine"],
