@@ -134,14 +134,18 @@ def test_models_that_cannot_work_are_refused(tiny: Path, tmp_path: Path) -> None
     refused(changed("named", named), r"more than text \(Gemma3ForConditionalGeneration\)")
     refused(changed("t5", of("t5")), "encoder-decoder model")
     refused(changed("seq", of("pegasus") | {"is_encoder_decoder": True}), "encoder-decoder model")
-    for model_type in ("mamba", "recurrent_gemma", "falcon_h1", "rwkv"):
+    refused(changed("bart", {"model_type": "bart", "architectures": ["BartForCausalLM"]}), "encoder-decoder model")
+    refused(changed("fuyu", of("fuyu") | {"architectures": ["FuyuForCausalLM"]}), "a language model inside another")
+    for model_type in ("mamba", "recurrent_gemma", "rwkv", "xlstm", "openai-gpt"):
         path = changed(model_type, of(model_type))
-        refused(path, r"keeps a state .*in place of keys and values.*Set engine.name: vllm")
+        refused(path, r"gives no cache of keys and values back \(past_key_values\).*Set engine.name: vllm")
         assert check_model(ModelConfig(source=str(path)), "vllm") is not None
-    refused(
-        changed("lfm2", of("lfm2", num_hidden_layers=2, layer_types=["conv", "full_attention"])),
-        r"keeps a state \(conv\)",
-    )
+    for model_type, layers in (("minimax", "linear_attention"), ("deepseek_v32", "indexed_attention")):
+        refused(changed(model_type, of(model_type)), rf"cache of their own kind \({layers}\)")
+    for model_type in ("granitemoehybrid", "falcon_h1", "qwen3_next", "gemma3n_text"):
+        assert check_model(ModelConfig(source=str(changed(model_type, of(model_type))))) is not None
+    lfm2 = of("lfm2", num_hidden_layers=2, layer_types=["conv", "full_attention"])
+    assert check_model(ModelConfig(source=str(changed("lfm2", lfm2)))) is not None
     for method in ("gptq", "awq", "mxfp4"):
         path = changed(method, {"quantization_config": {"quant_method": method, "bits": 4}})
         refused(
@@ -149,6 +153,8 @@ def test_models_that_cannot_work_are_refused(tiny: Path, tmp_path: Path) -> None
         )
     refused(changed("unknown", {"model_type": "nobodys"}), "describes no model that transformers .* knows")
     refused(changed("clip", of("clip_text_model")), "no causal language model for transformers")
+    (changed("list", {}) / "config.json").write_text("[]")
+    refused(tmp_path / "list", r"config\.json is not a JSON object, but list")
 
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -160,6 +166,10 @@ def test_models_that_cannot_work_are_refused(tiny: Path, tmp_path: Path) -> None
     for content in (weights[:-100], weights[:50], b"", b"\xff" * 100, weights + b"more"):
         (broken / "model.safetensors").write_bytes(content)
         refused(broken, r"model\.safetensors is broken \(.*\)\. Fetch the model again")
+    (broken / "model.safetensors").unlink()
+    (broken / "model.safetensors").symlink_to("nowhere")
+    refused(broken, r"model\.safetensors cannot be read")
+    (broken / "model.safetensors").unlink()
     (broken / "model.safetensors").write_bytes(weights)
     (broken / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
     refused(broken, r"lacks model-2\.safetensors")

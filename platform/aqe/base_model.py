@@ -4,13 +4,14 @@ Whatever the source, the answer is a Hugging Face directory with safetensors and
 trainer loads alike.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from filelock import FileLock
 
@@ -26,8 +27,9 @@ _WEIGHTS = "*.safetensors"
 _ADAPTER = "adapter_config.json"
 #: What config.json has a part for, named so, where a model reads more than text.
 _SENSES = ("vision", "audio", "speech", "image", "video")
-#: Kinds of layers whose cache the transformers engine can hold.
-ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+#: Kinds of layers, in transformers' words: those that keep keys and values, or nothing; and those that keep a state.
+ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention", "moe", "mlp"})
+_STATE = frozenset({"linear_attention", "hybrid", "hybrid_sliding"})
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def check_model(config: ModelConfig, engine: str = "auto") -> Checked | None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        # False, not the default: that asks the terminal and waits.
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         # Whatever a broken file makes the library throw.
         why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -285,10 +288,18 @@ def _check_directory(path: Path, weights: bool = True) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise _unreadable(path, error) from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}). Fetch the model again.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object, but {type(content).__name__}. Fetch the model again.")
     return content
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read ({error}). Let it be read by who runs this, or fetch the model again.")
 
 
 def _check_weights(path: Path) -> None:
@@ -304,7 +315,9 @@ def _check_weights(path: Path) -> None:
         try:
             with safe_open(file, "np"):
                 pass
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            raise _unreadable(file, error) from None
+        except SafetensorError as error:
             raise InputError(f"{file} is broken ({error}). Fetch the model again.") from None
 
 
@@ -314,7 +327,7 @@ def _check_architecture(path: Path, engine: str) -> Any:
     from transformers import __version__ as version
 
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         # Whatever a configuration of another time, or of somebody's own code, makes the library throw.
         why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -327,20 +340,37 @@ def _check_architecture(path: Path, engine: str) -> Any:
         method = quantized.get("quant_method", "") if isinstance(quantized, dict) else quantized.quant_method
         raise InputError(
             f"{kind} has quantised weights ({getattr(method, 'value', method)}), which cannot be trained. Name the "
-            "model that it was made from, or load it with `dequantize` and write it with `save_pretrained`."
+            "model that it was made from. (What bitsandbytes, FP8 or MXFP4 quantised, transformers also loads "
+            "dequantised: write that with `save_pretrained`.)"
         )
+    if config.is_encoder_decoder:
+        raise InputError(f"{kind} is an encoder-decoder model, which is not supported. Name a causal language model.")
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise InputError(f"{kind} is no causal language model for transformers {version}. Name one that is.")
-    layers = set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENTION
-    told = f" ({', '.join(sorted(layers))})" if layers else ""
-    stateful = getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False)
-    if engine != "vllm" and (layers or stateful):
+    if config.get_text_config() is not config:
         raise InputError(
-            f"{kind} keeps a state{told} in place of keys and values, "
-            "which the transformers engine cannot share between candidates. Set engine.name: vllm (on GPUs), or name a "
-            "model of attention alone."
+            f"{kind} is a language model inside another, which is not supported. Name a language model of text alone."
+        )
+    if engine != "vllm" and (lack := _not_held(config, AutoModelForCausalLM._model_mapping[type(config)])):
+        raise InputError(
+            f"the transformers engine cannot continue {kind}: it {lack}. Set engine.name: vllm (needs GPUs for such a "
+            "model), or name another model."
         )
     return config
+
+
+def _not_held(config: Any, model_class: Any) -> str | None:
+    """Why the transformers engine cannot carry a model's cache from token to token, if it cannot."""
+    answer = inspect.signature(model_class.forward).return_annotation
+    if not any(
+        "past_key_values" in getattr(kind, "__dataclass_fields__", {}) for kind in get_args(answer) or (answer,)
+    ):
+        return "gives no cache of keys and values back (past_key_values)"
+    # A class that says that it is stateful keeps its state in the library's own cache. MiniMax keeps one beside that.
+    held = ATTENTION | {"conv"} | (_STATE if getattr(model_class, "_is_stateful", False) else set())
+    if layers := set(getattr(config, "layer_types", None) or ()) - held:
+        return f"has layers with a cache of their own kind ({', '.join(sorted(layers))})"
+    return None
 
 
 def _license(path: Path) -> str | None:

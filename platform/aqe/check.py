@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from aqe.align.check import check_align
+from aqe.align.check import check_align, check_lora
 from aqe.base_model import Checked, check_model
 from aqe.config.data import SPLITS, FileCorpus, FileQueries
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.index.jvm import anserini_jar, java_home
-from aqe.prompts import check_prompt, resolve
+from aqe.prompts import check_prompt, render, resolve, token_ids
+from aqe.sample.engine import refusal
 from aqe.sample.load import choose_engine, cpu_build
 
 
@@ -34,10 +35,12 @@ def check(config: PipelineConfig) -> None:
     # Whether there is a GPU, the cluster knows; where vLLM is the one for CPUs there is none.
     choose_engine(config.engine, use_gpu=not cpu_build(), model=None if checked is None else checked.path)
     if checked is not None:
-        _in_context(config, checked)
         for prompt in _prompts(config):
             check_prompt(prompt, checked.tokenizer)
+        _in_context(config, checked)
     check_align(config.align)
+    if config.align.lora is not None and checked is not None:
+        check_lora(config.align.lora, checked.path)
 
 
 def _fits(config: PipelineConfig) -> None:
@@ -55,13 +58,25 @@ def _fits(config: PipelineConfig) -> None:
 
 
 def _in_context(config: PipelineConfig, model: Checked) -> None:
-    """What is generated fits into the model with some room for a prompt; longer prompts become dead letters."""
+    """What is generated fits into the model, with room for each prompt; longer queries become dead letters."""
     longest = max(config.sample.max_tokens, config.evaluate.max_tokens or 0)
     if model.context is not None and longest >= model.context:
         raise ConfigError(
             f"max_tokens is {longest}; {model.path} was made for {model.context} tokens, which must hold the prompt "
             "too. Lower sample.max_tokens (and evaluate.max_tokens), or name another model."
         )
+    limit = min(config.engine.max_model_len, model.context or config.engine.max_model_len)
+    greedy = config.evaluate.max_tokens or config.sample.max_tokens
+    asked = [(config.sample_prompt, config.sample.max_tokens)]
+    asked += [(prompt, greedy) for prompt in (config.prompt, *config.evaluate.zero_shot_prompts)]
+    for named, max_tokens in asked:
+        prompt = resolve(named)
+        text = render(prompt, "query", model.tokenizer)
+        if why := refusal(text, token_ids(model.tokenizer, text), max_tokens, limit):
+            raise ConfigError(
+                f"prompt {prompt.name!r} leaves no room for a query of one word: {why}. Lower max_tokens, raise "
+                "engine.max_model_len where the model was made for more, or choose a shorter prompt."
+            )
 
 
 def _prompts(config: PipelineConfig) -> list[PromptConfig]:

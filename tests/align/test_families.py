@@ -234,7 +234,7 @@ def check_export(name: str, start: Path, out: Path, rows: list[dict[str, Any]]) 
 
 # GPT-2 keeps its matrices the other way round, which PEFT finds out by itself.
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
-# PEFT would double the rank of Mixtral's fused experts, but `all-linear` leaves experts alone.
+# PEFT doubles the rank of Mixtral's fused experts.
 @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("name", EACH)

@@ -11,12 +11,14 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from aqe.align.arguments import Kind, arguments
-from aqe.align.divergence import divergence
+from aqe.align.divergence import COMPARED_ROWS, completion_logps, divergence, write_reference
+from aqe.align.export import export_model
 from aqe.align.tokens import IGNORED, load_tokens, write_tokens
 from aqe.align.trainers import build_trainer, trl_config
-from aqe.align.worker import load_model, noise
+from aqe.align.worker import load_model
 from aqe.config.align import AlignConfig
-from tests.tools.align import make_model, write_rows
+from aqe.errors import ConfigError
+from tests.tools.align import make_model, make_tokenizer, write_rows
 from tests.tools.families import make_family
 
 ROWS = 12
@@ -122,18 +124,74 @@ def test_reference_log_probabilities_are_of_the_start_model_and_kept_on_disk(sta
     assert list(tmp_path.glob("cache-*.arrow"))
 
 
-@pytest.mark.parametrize("family", ["opt", "gpt2", "mixtral"])
+def dbrx(directory: Path, jitter: float) -> Path:
+    """A model that has its dropout and its router's jitter in parts of its configuration."""
+    tokenizer = make_tokenizer()
+    experts = {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2, "moe_jitter_eps": jitter}
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": len(tokenizer)}
+    config = AutoConfig.for_model(
+        "dbrx",
+        **sizes,
+        attn_config={"kv_n_heads": 2, "attn_pdrop": 0.2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        ffn_config=experts,
+    )
+    return saved(config, directory)
+
+
+def phimoe(directory: Path) -> Path:
+    """A model that draws its experts while it trains."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    tokenizer = make_tokenizer()
+    ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": None}
+    return saved(AutoConfig.for_model("phimoe", vocab_size=len(tokenizer), **sizes, **experts, **ids), directory)
+
+
+def saved(config: Any, directory: Path) -> Path:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for weight in model.parameters():
+        if weight.dim() >= 2:
+            torch.nn.init.normal_(weight, std=0.15)
+    model.save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2", "mixtral", "dbrx"])
 def test_nothing_is_random_in_dpo(family: str, tmp_path: Path) -> None:
     """Policy and reference are one model at the start, whatever its class drops at random: the loss is log 2."""
-    start = make_family(family, tmp_path)
-    config = json.loads((start / "config.json").read_text())
+    start = dbrx(tmp_path / "dbrx", jitter=0.3) if family == "dbrx" else make_family(family, tmp_path)
+    published = json.loads((start / "config.json").read_text())
     if family == "mixtral":
-        (start / "config.json").write_text(json.dumps(config | {"router_jitter_noise": 0.3}))
-    trainer, _ = trainer_of("dpo", start, tmp_path, AlignConfig())
-    assert noise(AutoConfig.from_pretrained(start)), "the start model drops something"
+        published["router_jitter_noise"] = 0.3
+        (start / "config.json").write_text(json.dumps(published))
+    plain = AutoModelForCausalLM.from_pretrained(start).train()
+    ids = torch.arange(3, 30)[None]
+    assert not torch.equal(plain(ids).logits, plain(ids).logits), "the start model is random while it trains"
+    trainer, rows = trainer_of("dpo", start, tmp_path, AlignConfig())
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
     assert loss.item() == pytest.approx(math.log(2), abs=1e-5)
+
+    # The model that comes of it says of itself what the start model does.
+    task: dict[str, Any] = {"start": str(start), "tokens": str(tmp_path / "tokens.arrow")}
+    task |= {"bfloat16": False, "use_gpu": False}
+    write_reference("dpo", **task, out=str(tmp_path / "reference"))
+    trainer.save_model(str(tmp_path / "trained"))
+    logps = completion_logps("dpo", trainer.model, rows[:COMPARED_ROWS])
+    export_model("dpo", **task, trained=str(tmp_path / "trained"), out=str(tmp_path / "model"), logps=logps)
+    assert json.loads((tmp_path / "model/config.json").read_text()) == published
+
+
+def test_a_model_that_stays_random_is_refused_before_dpo(tmp_path: Path) -> None:
+    start, task = phimoe(tmp_path / "phimoe"), {"tokens": str(tmp_path / "tokens.arrow"), "out": str(tmp_path / "out")}
+    write_tokens("dpo", write_rows("dpo", 4, tmp_path / "rows.parquet"), 64, tmp_path / "tokens.arrow")
+    with pytest.raises(ConfigError, match=r"cannot train the model in .*phimoe.*Set align\.stages to \[rsft\]"):
+        write_reference("dpo", start=str(start), **task, bfloat16=False, use_gpu=False)
+    assert not (tmp_path / "out").exists()
+    write_tokens("rsft", write_rows("rsft", 4, tmp_path / "rows.parquet"), 64, tmp_path / "tokens.arrow")
+    write_reference("rsft", start=str(start), **task, bfloat16=False, use_gpu=False)
 
 
 @pytest.mark.parametrize("kind", ["rsft", "dpo"])

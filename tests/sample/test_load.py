@@ -1,5 +1,6 @@
 """Which engine is taken, and what all of them say of a prompt that cannot be continued."""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -40,6 +41,15 @@ def test_a_model_that_vllm_cannot_take_on_a_cpu_gets_the_other_engine(
     for model in (large, gpt2):
         assert choose_engine(EngineConfig(), use_gpu=False, model=model) == "vllm"
     assert not capsys.readouterr().out
+    # A configuration need not say what its class knows: Qwen3's heads are 128 wide.
+    sparse = {"model_type": "qwen3", "hidden_size": 32, "num_attention_heads": 4}
+    (large / "config.json").write_text(json.dumps(sparse))
+    assert choose_engine(EngineConfig(), use_gpu=False, model=large) == "vllm"
+    (large / "config.json").write_text(
+        json.dumps({"model_type": "lfm2", "layer_types": ["conv"], "num_hidden_layers": 1})
+    )
+    with pytest.raises(ConfigError, match=r"attention alone, not for conv .*Set engine.name: transformers"):
+        choose_engine(EngineConfig(name="vllm"), use_gpu=False, model=large)
 
 
 @pytest.mark.skipif(not cpu_build(), reason="vLLM's build for CPUs is not installed")

@@ -41,6 +41,7 @@ OWNED = {
     "eval_strategy": "nothing: `aqe evaluate` evaluates",
     "precompute_ref_log_probs": "nothing: reference log-probabilities are computed once, before the first step",
     "sync_ref_model": "nothing: the reference is the frozen start model",
+    "disable_dropout": "nothing: DPO trains without dropout, so that policy and reference begin as one",
     "truncation_mode": _TOKENS,
     "completion_only_loss": _TOKENS,
     "assistant_only_loss": _TOKENS,
@@ -131,4 +132,6 @@ def arguments(
         "beta": config.dpo.beta,
         "loss_type": config.dpo.loss_type,
         "precompute_ref_log_probs": True,
+        # Of LoRA too; models that drop by a function: see `worker.load_model`.
+        "disable_dropout": True,
     }

@@ -1,11 +1,14 @@
 """Whether TRL takes the alignment settings: asked before any compute is spent. Needs no GPU and no model."""
 
 import difflib
+import re
+import warnings
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from aqe.align.arguments import OWNED, Kind, arguments, batches, stage_config
-from aqe.config.align import AlignConfig
+from aqe.config.align import AlignConfig, LoraConfig
 from aqe.errors import ConfigError
 
 #: TRL 1.16 looks at these only when the loss is computed.
@@ -38,6 +41,48 @@ def check_align(config: AlignConfig) -> None:
         if config.workers is not None:
             batches(kind, config, config.workers)
         _check_values(kind, config)
+    if config.lora is not None and config.lora.dropout and config.stages == ("dpo",):
+        raise ConfigError(
+            f"align.lora.dropout is {config.lora.dropout}, but align.stages is [dpo], and DPO trains without dropout, "
+            "so that policy and reference begin as one. Set align.lora.dropout to 0."
+        )
+
+
+def check_lora(lora: LoraConfig, model: Path) -> None:
+    """Raise ConfigError when PEFT cannot put `lora` onto the model in directory `model`, or a name fits no module.
+
+    Needs its config.json alone: the model is built without weights.
+    """
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from aqe.align.trainers import peft_config
+
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    matrices = {
+        name.rpartition(".")[2]
+        for name, part in shell.named_modules()
+        if isinstance(getattr(part, "weight", None), torch.Tensor) and part.weight.ndim == 2
+    }
+    have = f"The model in {model} has {', '.join(sorted(matrices))}."
+    try:
+        with warnings.catch_warnings():
+            # Training says them again.
+            warnings.simplefilter("ignore")
+            adapted = get_peft_model(shell, peft_config(lora), low_cpu_mem_usage=True)
+    except (ValueError, re.error) as error:
+        why = str(error).splitlines()[0]
+        raise ConfigError(
+            f"align.lora: PEFT cannot adapt the model with target_modules {lora.target_modules!r}: {why} {have}"
+        ) from error
+    # Without those that PEFT has taken for a part of fused experts.
+    names = adapted.peft_config["default"].target_modules
+    found = adapted.base_model.targeted_module_names
+    for name in () if isinstance(lora.target_modules, str) else sorted(names):
+        if not any(f".{module}".endswith(f".{name}") for module in found):
+            raise ConfigError(f"align.lora.target_modules names {name!r}, which fits no module. {have}")
 
 
 def _check_fields(kind: Kind, config: AlignConfig) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from aqe.align.arguments import Kind
 from aqe.align.tokens import IGNORED, load_tokens
+from aqe.align.worker import load_model
+from aqe.errors import ConfigError
 from aqe.storage import put
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ COMPARED_ROWS = 4
 """Rows on which an exported model is held against the one that was trained."""
 CURVE_TOKENS = 128
 """Completion tokens on which the curve is measured: the reference's file holds the whole vocabulary for each."""
+RANDOM = 1e-3
+"""Nats a token between a model that trains and the same one that does not, from which it counts as random. Where it is
+not, both run the same kernels, and are equal but for rounding."""
 
 
 def divergence(kind: Kind, model: Any, reference: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -98,14 +103,29 @@ def curve_texts(kind: Kind, rows: list[dict[str, Any]]) -> list[tuple[list[int],
 
 
 def write_reference(kind: Kind, *, start: str, tokens: str, out: str, bfloat16: bool, use_gpu: bool) -> None:
-    """Write the start model's log-probabilities on `curve_texts` (safetensors, one tensor a text). One Ray task."""
+    """Write the start model's log-probabilities on `curve_texts` (safetensors, one tensor a text). One Ray task.
+
+    Raises ConfigError for a model that DPO cannot train, because it is another one while it trains.
+    """
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=dtype).to("cuda" if use_gpu else "cpu").eval()
+    device, dtype = "cuda" if use_gpu else "cpu", torch.bfloat16 if bfloat16 else torch.float32
     rows = load_tokens(tokens)
     texts = curve_texts(kind, rows.select(range(min(MEASURED_ROWS, len(rows)))).to_list())
-    tensors = {str(i): completion_logprobs(model, *text).cpu() for i, text in enumerate(texts)}
-    put(Path(out), lambda part: save_file(tensors, part))
+
+    def measured(model: Any) -> dict[str, torch.Tensor]:
+        return {str(i): completion_logprobs(model, *text).cpu() for i, text in enumerate(texts)}
+
+    reference = measured(AutoModelForCausalLM.from_pretrained(start, dtype=dtype).to(device).eval())
+    if kind == "dpo":
+        policy = measured(load_model(start, kind).to(device, dtype).train())
+        change = sum(kl(policy[i], reference[i]) for i in reference) / sum(length for _, length in texts)
+        if not change < RANDOM:
+            raise ConfigError(
+                f"align.stages: DPO cannot train the model in {start}. Even without dropout it computes something else "
+                f"while it trains (a KL of {change:.2g} nats a token), so that it would differ from its own reference "
+                "before the first step. Set align.stages to [rsft], or name another model."
+            )
+    put(Path(out), lambda part: save_file(reference, part))

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from aqe.align.arguments import Kind, batches, stage_config
+from aqe.align.check import check_lora
 from aqe.align.curves import curves_table
 from aqe.align.deepspeed import worker_env
 from aqe.align.divergence import write_reference
@@ -86,7 +87,7 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
     while training goes on and is removed at the end; on a cluster of several nodes it must be shared by them. The same
     call resumes after any death: a worker's (by itself), or this process's (from the last checkpoint). Raises
     InputError when no row can be trained on, DeadLetterError when more than `run.max_dead_share` of them cannot,
-    ConfigError when the batch does not fit the workers: all before training begins.
+    ConfigError when the batch does not fit the workers, or LoRA or DPO the model: all before training begins.
     """
     out = out.resolve()
     storage = out / "checkpoints"
@@ -100,6 +101,8 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
     use_gpu = nodes.gpus > 0
     workers = worker_count(kind, config, nodes)
     micro, accumulation = batches(kind, config, workers)
+    if config.lora is not None:
+        check_lora(config.lora, start)
     storage.mkdir(parents=True, exist_ok=True)
     tokens = storage / "tokens" / "rows.arrow"
     rows, dead = _encode(run, config, kind, data=data, start=start, out=out, tokens=tokens)

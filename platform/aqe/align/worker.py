@@ -81,7 +81,8 @@ def load_model(path: str, kind: Kind) -> Any:
     """The stage's start model in float32; DeepSpeed makes the bfloat16 copy where one is asked for.
 
     For DPO without any dropout: TRL turns off the modules that are called so, but many models drop by a function, with
-    a number from their configuration. Policy and reference would then differ before the first step.
+    a number from their configuration. Policy and reference would then differ before the first step. What stays random
+    even so is refused before training, see `divergence.write_reference`.
 
     Always the start, also when resuming: DPO's reference log-probabilities are its own. DeepSpeed's checkpoint is
     loaded over it afterwards.
@@ -90,12 +91,20 @@ def load_model(path: str, kind: Kind) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(path)
-    for name in noise(config) if kind == "dpo" else ():
-        setattr(config, name, 0.0)
+    if kind == "dpo":
+        _quieten(config)
     return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
 
 
-def noise(config: Any) -> list[str]:
-    """Names of the settings that make a model's forward pass random while it trains: dropout, and jitter of routers."""
-    settings = config.to_dict()
-    return [n for n, v in settings.items() if isinstance(v, float) and v > 0 and re.search("drop|jitter", n)]
+def _quieten(config: Any) -> None:
+    """Turn off what makes a model's forward pass random while it trains, in all parts of its configuration.
+
+    That is dropout of any name, and jitter of routers.
+    """
+    from transformers import PreTrainedConfig
+
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _quieten(value)
+        elif isinstance(value, float) and re.search("drop|jitter", name):
+            setattr(config, name, 0.0)

@@ -38,6 +38,7 @@ class LoraConfig(Config):
     r: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """In RSFT; DPO trains without any dropout."""
     target_modules: str | tuple[str, ...] = "all-linear"
 
 

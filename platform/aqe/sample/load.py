@@ -1,17 +1,17 @@
 """The choice between the engines, and the one that was chosen with its model loaded."""
 
-import json
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from aqe.base_model import ATTENTION
 from aqe.config.sample import EngineConfig
 from aqe.errors import ConfigError
 from aqe.observe.progress import say
 from aqe.sample.engine import Engine, Sampling
 
-#: Sizes of attention heads that vLLM's CPU build takes: CPUAttentionBackend.get_supported_head_sizes of vLLM 0.32.
+#: Sizes of attention heads that vLLM's CPU build takes: CPUAttentionBackend.get_supported_head_sizes of vLLM 0.29.
 #: Asking it costs the import of vllm, 15 seconds.
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
@@ -49,11 +49,14 @@ def cpu_build() -> bool:
 
 def _not_on_cpu(model: Path) -> str | None:
     """Why vLLM's CPU build does not take a model, if it does not."""
-    config = json.loads((model / "config.json").read_text())
-    config |= config.get("text_config") or {}
-    hidden = config.get("hidden_size") or config.get("n_embd")
-    heads = config.get("num_attention_heads") or config.get("n_head")
-    size = config.get("head_dim") or (hidden // heads if hidden and heads else None)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model).get_text_config()
+    if layers := set(getattr(config, "layer_types", None) or ()) - ATTENTION:
+        # They need prompts that are split over steps, which engine_vllm.vllm_options turns off on CPUs.
+        return f"vLLM's build for CPUs is used for attention alone, not for {', '.join(sorted(layers))} ({model})"
+    hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    size = getattr(config, "head_dim", None) or (hidden // heads if hidden and heads else None)
     if size is None or size in CPU_HEAD_SIZES:
         return None
     sizes = ", ".join(map(str, CPU_HEAD_SIZES))
