@@ -153,6 +153,12 @@ def test_models_that_cannot_work_are_refused(tiny: Path, tmp_path: Path) -> None
         )
     refused(changed("unknown", {"model_type": "nobodys"}), "describes no model that transformers .* knows")
     refused(changed("clip", of("clip_text_model")), "no causal language model for transformers")
+    for model_type in ("bert", "roformer"):
+        refused(changed(model_type, of(model_type)), r"reads texts in both directions \(is_decoder is false")
+        decoder = changed(f"{model_type}-decoder", of(model_type, is_decoder=True))
+        assert check_model(ModelConfig(source=str(decoder))) is not None
+    # Causal without being told so.
+    assert check_model(ModelConfig(source=str(changed("neox", of("gpt_neox"))))) is not None
     (changed("list", {}) / "config.json").write_text("[]")
     refused(tmp_path / "list", r"config\.json is not a JSON object, but list")
 

@@ -323,7 +323,7 @@ def _check_weights(path: Path) -> None:
 
 def _check_architecture(path: Path, engine: str) -> Any:
     """The model's configuration. InputError when it cannot be aligned with this transformers and this engine."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers import __version__ as version
 
     try:
@@ -347,6 +347,12 @@ def _check_architecture(path: Path, engine: str) -> Any:
         raise InputError(f"{kind} is an encoder-decoder model, which is not supported. Name a causal language model.")
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise InputError(f"{kind} is no causal language model for transformers {version}. Name one that is.")
+    # Classes for filling in masks are causal where they are told so alone.
+    if type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", True):
+        raise InputError(
+            f"{kind} reads texts in both directions (is_decoder is false in its config.json), so it does not generate "
+            "text. Name a causal language model."
+        )
     if config.get_text_config() is not config:
         raise InputError(
             f"{kind} is a language model inside another, which is not supported. Name a language model of text alone."
