@@ -143,13 +143,15 @@ class ExpandService:
         """New text as it is made, then the expansion."""
         raw, reason = "", "length"
         ids: list[int] = []
-        async with aclosing(self.pieces(self.recipe.prompt(query), decoding, whole)) as pieces:
+        prompt = self.recipe.prompt(query)
+        async with aclosing(self.pieces(prompt, decoding, whole)) as pieces:
             async for piece in pieces:
                 raw, reason = raw + piece.text, piece.finish_reason or reason
                 ids += piece.token_ids
                 if piece.text:
                     yield piece.text
-        yield self.recipe.expansion(query, self.recipe.answer(query, raw, ids), reason, len(ids), 0)
+        answer = self.recipe.reasoning.answer(prompt, raw, ids)
+        yield self.recipe.expansion(query, answer, reason, len(ids), 0)
 
     async def _generate(self, query: str, decoding: Decoding) -> Expansion:
         async with aclosing(self._write(query, decoding, whole=True)) as written:

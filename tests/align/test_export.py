@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM
 from aqe.align import export
 from aqe.align.curves import curves_table, plot_curves
 from aqe.align.divergence import COMPARED_ROWS, completion_logps
-from aqe.align.export import export_model
 from aqe.align.stage import curve_statistics
 from aqe.align.tokens import load_tokens, write_tokens
 from aqe.errors import ArtifactError
 from aqe.report.card import write_model_card
+from tests.tools import align
 from tests.tools.align import make_model, write_rows
 from tests.tools.families import make_family
 
@@ -93,19 +93,9 @@ def rows_of(directory: Path) -> list[dict[str, Any]]:
 
 def exported(start: Path, directory: Path, logps: list[float]) -> Any:
     """Export `directory`/trained as the stage does; returns the model that was written."""
-    out, trained = directory / "model", directory / "trained"
-    facts = export_model(
-        "dpo",
-        start=str(start),
-        trained=str(trained),
-        out=str(out),
-        tokens=str(directory / "tokens.arrow"),
-        logps=logps,
-        bfloat16=False,
-        use_gpu=False,
-    )
+    facts = align.export("dpo", start, directory, logps)
     assert facts["export_difference"] < 1e-4
-    return AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32)
 
 
 def test_an_exported_model_is_the_one_that_was_trained(tmp_path: Path) -> None:
@@ -120,16 +110,7 @@ def test_an_exported_model_is_the_one_that_was_trained(tmp_path: Path) -> None:
     weights["model.layers.0.self_attn.q_proj.weight"].mul_(1.5)
     save_file(weights, trained / "model.safetensors", {"format": "pt"})
     with pytest.raises(ArtifactError, match=r"is not the one that was trained: .* differ by"):
-        export_model(
-            "dpo",
-            start=str(start),
-            trained=str(trained),
-            out=str(tmp_path / "other"),
-            tokens=str(tmp_path / "tokens.arrow"),
-            logps=logps,
-            bfloat16=False,
-            use_gpu=False,
-        )
+        align.export("dpo", start, tmp_path, logps, name="other")
     assert not (tmp_path / "other").exists()
 
 

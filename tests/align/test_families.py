@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from aqe import records
 from aqe.align.arguments import Kind, arguments
 from aqe.align.divergence import COMPARED_ROWS, completion_logps
-from aqe.align.export import export_model
 from aqe.align.stage import train
 from aqe.align.tokens import IGNORED, load_tokens, write_tokens
 from aqe.align.trainers import build_trainer, trl_config
@@ -30,6 +29,7 @@ from aqe.run import Run
 from aqe.sample.engine import continuation
 from serve.engine import Decoding
 from serve.engine_transformers import TransformersServing
+from tests.tools.align import export
 from tests.tools.families import EACH, FAMILIES, FAST, families_root, make_family, one_thread  # noqa: F401
 from tests.tools.family_samples import (
     CONFIG,
@@ -180,16 +180,7 @@ def step(kind: Kind, start: Path, rows: list[dict[str, Any]], directory: Path, l
     trainer.train()
     trainer.save_model(str(directory / "trained"))
     logps = completion_logps(kind, trainer.model, read[:COMPARED_ROWS])
-    measured = export_model(
-        kind,
-        start=str(start),
-        trained=str(directory / "trained"),
-        out=str(directory / "model"),
-        tokens=tokens,
-        logps=logps,
-        bfloat16=False,
-        use_gpu=False,
-    )
+    measured = export(kind, start, directory, logps)
     assert measured["kl_per_token"] > 0
     return trainer
 
@@ -227,7 +218,8 @@ def check_export(name: str, start: Path, out: Path, rows: list[dict[str, Any]]) 
             whole = continuation(tokenizer, ids[0].tolist(), new[:-1] if new[-1] in made.ends else new)
             text = whole[: min((whole.find(stop) for stop in prompt.stop if stop in whole), default=None)]
             raw = text.rstrip("\ufffd") if text == whole else text
-            answer = expander.recipe.answer(query, raw, new[: len(new) - (new[-1] in made.ends)])
+            said = new[: len(new) - (new[-1] in made.ends)]
+            answer = expander.recipe.reasoning.answer(expander.recipe.prompt(query), raw, said)
             assert expander.expand(query).text == clean(answer)
     return model
 

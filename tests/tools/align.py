@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from aqe import records
 from aqe.align.arguments import Kind
+from aqe.align.export import export_model
 from aqe.artifact import write_parquet
 
 NOUNS = ("author", "river", "engine", "planet", "forest", "doctor", "castle", "violin")
@@ -110,3 +111,17 @@ def write_rows(kind: Kind, count: int, path: Path) -> Path:
     table: pa.Table = records.table(rows, schema)
     write_parquet(table, path)
     return path
+
+
+def export(kind: Kind, start: Path, directory: Path, logps: list[float], name: str = "model") -> dict[str, float]:
+    """Export `directory`/trained, trained on `directory`/tokens.arrow, to `directory`/`name`, as a stage on a CPU does."""
+    return export_model(
+        kind,
+        start=str(start),
+        trained=str(directory / "trained"),
+        out=str(directory / name),
+        tokens=str(directory / "tokens.arrow"),
+        logps=logps,
+        bfloat16=False,
+        use_gpu=False,
+    )

@@ -1,6 +1,7 @@
 """Waiting for a condition, in one place, and a server that needs no waiting."""
 
 import contextlib
+import operator
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from tenacity import RetryError, Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 #: Longer than anything that a test waits for takes on a busy machine.
 SECONDS = 600
@@ -20,12 +22,16 @@ def until(reached: Callable[[], bool], why: Callable[[], str] = str, *, every: f
     A server that does not answer has not reached it yet.
     """
     started = time.monotonic()
-    while True:
-        with contextlib.suppress(httpx.HTTPError):
-            if reached():
-                return time.monotonic() - started
-        assert time.monotonic() < started + SECONDS, why()
-        time.sleep(every)
+    looks = Retrying(
+        retry=retry_if_result(operator.not_) | retry_if_exception_type(httpx.HTTPError),
+        wait=wait_fixed(every),
+        stop=stop_after_delay(SECONDS),
+    )
+    try:
+        looks(reached)
+    except RetryError:
+        raise AssertionError(why()) from None
+    return time.monotonic() - started
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """How one model is asked, and what becomes of its answer: the same in Python, in the server and in evaluation."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,6 @@ class Recipe:
     settings: ExpanderSettings
     tokenizer: Any
     reasoning: Reasoning
-
-    def answer(self, query: str, raw: str, token_ids: Sequence[int]) -> str:
-        """What the model wrote for this query (`raw`, decoded from `token_ids`) without its reasoning."""
-        return self.reasoning.answer(self.prompt(query), raw, token_ids)
 
     def prompt(self, query: str) -> str:
         """What the model continues for this query."""
