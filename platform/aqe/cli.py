@@ -145,8 +145,11 @@ def main(command: Verb) -> None:
 @verb
 def run(pipeline: "Pipeline") -> None:
     """The whole loop: sample, rank, prefer, align (RSFT, then DPO), expand, evaluate."""
-    pipeline.prepare()
-    say(pipeline.evaluate())
+    from aqe.comparison import Comparison
+
+    comparison = Comparison(pipeline.config)
+    comparison.prepare()
+    say(comparison.evaluate())
 
 
 @verb
@@ -204,7 +207,7 @@ def prefer(pipeline: "Pipeline") -> None:
 def align(pipeline: "Pipeline") -> None:
     """Preferences -> an aligned model, by the stages that `align.stages` names: [rsft, dpo], or either alone."""
     name = "_".join(pipeline.config.align.stages)
-    model = pipeline.model(name)
+    model = pipeline.model(pipeline.aligned(name))
     pipeline.publish(name)
     for stat, value in model.stats.items():
         say(f"{stat:24} {value}")
@@ -214,7 +217,9 @@ def align(pipeline: "Pipeline") -> None:
 @verb
 def evaluate(pipeline: "Pipeline") -> None:
     """Aligned models -> report: greedy expansions of held-out queries, searched and compared."""
-    say(pipeline.evaluate())
+    from aqe.comparison import Comparison
+
+    say(Comparison(pipeline.config).evaluate())
 
 
 @app.command()

@@ -12,31 +12,35 @@ from typing import Any
 from aqe.align.stage import align
 from aqe.artifact import Artifact
 from aqe.base_model import LanguageModel, resolve_model
-from aqe.config.data import SPLITS, Split
-from aqe.config.pipeline import STAGES, PipelineConfig, trained
+from aqe.config.data import Split
+from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.corpus.stage import ingest_corpus, ingest_queries, judge_queries
-from aqe.evaluate.evidence import Evidence, Origin
-from aqe.evaluate.stage import best_of_n, choose_cut, choose_prompt, cut_expansions
+from aqe.evaluate.evidence import Origin
+from aqe.evaluate.tune import Tuned, tune_bm25
 from aqe.expand.settings import ExpanderSettings
 from aqe.index.stage import impact_index, lucene_index
-from aqe.observe.progress import Say, say
+from aqe.observe.progress import say
 from aqe.prefer.stage import build_preferences
 from aqe.prompts import resolve
 from aqe.rank.retriever import Retriever
-from aqe.rank.stage import rank_expansions, search_expansions
+from aqe.rank.stage import rank_expansions
 from aqe.report.card import write_card
-from aqe.report.stage import closing, metrics_of, report
 from aqe.run import Run
 from aqe.sample.stage import Generation, sample_expansions
+
+#: The base model where it is asked with the prompt that serves.
+BASE = "base"
+#: The control that learns a random candidate: no name of stages.
+RANDOM = "rsft_random"
 
 
 class Pipeline:
     """One configuration's artifacts. Needs a connection to Ray for whatever is not made yet."""
 
-    def __init__(self, config: PipelineConfig, say: Say = say) -> None:
+    def __init__(self, config: PipelineConfig, run: Run | None = None) -> None:
         self.config = config
-        self.run = Run(config.run_dir, say, config.price_per_hour, config.max_dead_share)
+        self.run = run or Run(config.run_dir, say, config.price_per_hour, config.max_dead_share)
 
     # What the user brought.
 
@@ -57,36 +61,51 @@ class Pipeline:
 
     @cached_property
     def index(self) -> Artifact:
-        return lucene_index(self.run, self.config.index, corpus=self.corpus)
+        # RM3 reads the passages' terms.
+        vectors = "bm25_rm3" in self.config.evaluate.systems
+        return lucene_index(self.run, self.config.index, vectors, corpus=self.corpus)
 
     @cached_property
     def impacts(self) -> Artifact:
         return impact_index(self.run, self.config.index, index=self.index)
 
     @property
-    def retriever(self) -> Retriever:
-        """What ranks candidates, and what every system is searched with."""
+    def configured(self) -> Retriever:
+        """The search as it is configured, before k1 and b are chosen."""
         index = self.index if self.config.rank.engine == "lucene" else self.impacts
         return Retriever(index, self.config.rank, self.config.index)
+
+    @cached_property
+    def tuned(self) -> Tuned:
+        """BM25's settings, chosen on dev."""
+        return tune_bm25(self.run, self.configured, self.config.evaluate, judged=self.judged("dev"))
+
+    @property
+    def retriever(self) -> Retriever:
+        """What ranks candidates, and what every system but `bm25` is searched with."""
+        return self.configured.at(*self.tuned.chosen)
 
     def judged(self, split: Split) -> Artifact:
         return judge_queries(self.run, split=split, corpus=self.corpus, queries=self.queries)
 
-    # Candidates, their ranks, what is preferred.
+    # Candidates, their ranks, what is preferred. Drawn from the base model with the prompt that samples; `of` names an
+    # aligned model, or BASE, that is asked with the prompt that serves.
 
-    def samples(self, split: Split = "train", limit: int | None = None) -> Artifact:
-        """Candidates of each query, drawn from the base model with the prompt that samples."""
-        prompt = resolve(self.config.sample_prompt)
+    def samples(self, split: Split = "train", limit: int | None = None, of: str | None = None) -> Artifact:
+        """Candidates of each query, of the first `limit` of a split."""
+        prompt = resolve(self.config.sample_prompt if of is None else self.config.prompt)
         generation = Generation.draw(self.config.sample, self.config.engine, prompt, limit)
-        judged = self.judged(split)
-        return sample_expansions(self.run, generation, judged=judged, model=self.base, stage=f"sample_{split}")
+        stage = _named(f"sample_{split}", of)
+        return sample_expansions(
+            self.run, generation, judged=self.judged(split), model=self.language_model(of), stage=stage
+        )
 
-    def ranks(self, split: Split = "train", limit: int | None = None) -> Artifact:
-        samples, judged = self.samples(split, limit), self.judged(split)
-        return rank_expansions(self.run, self.retriever, judged=judged, samples=samples, stage=f"rank_{split}")
+    def ranks(self, split: Split = "train", limit: int | None = None, of: str | None = None) -> Artifact:
+        samples, judged = self.samples(split, limit, of), self.judged(split)
+        stage = _named(f"rank_{split}", of)
+        return rank_expansions(self.run, self.retriever, judged=judged, samples=samples, stage=stage)
 
-    @cached_property
-    def preferences(self) -> Artifact:
+    def preferred(self, of: str | None = None) -> Artifact:
         """RSFT and DPO sets, with the prompt that trains and serves."""
         return build_preferences(
             self.run,
@@ -94,30 +113,50 @@ class Pipeline:
             prompt=resolve(self.config.prompt),
             model=self.base,
             judged=self.judged("train"),
-            samples=self.samples(),
-            ranks=self.ranks(),
+            samples=self.samples(of=of),
+            ranks=self.ranks(of=of),
         )
+
+    @property
+    def preferences(self) -> Artifact:
+        """What the base model's candidates prefer."""
+        return self.preferred()
 
     @cached_property
     def origin(self) -> Origin:
         before = (self.corpus, self.queries, self.index)
-        return Origin(self.config, self.base, *before, self.samples(), self.ranks(), self.preferences)
+        ranked = (self.samples(), self.ranks(), self.preferences)
+        return Origin(self.config, self.base, *before, *ranked, self.tuned)
 
     # Alignment.
 
     def model(self, name: str) -> Artifact:
-        """The aligned model `rsft`, `dpo` or `rsft_dpo`: its last stage's artifact, with `model/` in it."""
-        *before, kind = STAGES[name]
-        start, describe = self._language_model("_".join(before) or None), partial(self._describe, name)
-        preferences = self.preferences
-        return align(self.run, self.config.align, kind, preferences=preferences, start=start, describe=describe)
+        """The aligned model of this name: its last stage's artifact, with `model/` in it.
 
-    def _language_model(self, name: str | None) -> LanguageModel:
-        """The aligned model of this name; the base model for None."""
-        if name is None:
+        `rsft`, `dpo`, `rsft_dpo`, each further round of DPO as one more `_dpo`, and the control `rsft_random`.
+        """
+        *before, targets = name.split("_") if name != RANDOM else [RANDOM]
+        of = "_".join(before) or None
+        on_policy = targets == "dpo" and (self.config.align.dpo.on_policy or before[-1:] == ["dpo"])
+        return align(
+            self.run,
+            self.config.align,
+            targets,
+            preferences=self.preferred(of or BASE if on_policy else None),
+            start=self.language_model(of),
+            describe=partial(self._describe, name),
+        )
+
+    def aligned(self, name: str) -> str:
+        """A model of the configuration with all its rounds: what `model` calls it."""
+        return name + "_dpo" * (self.config.align.dpo.rounds - 1) if name.endswith("dpo") else name
+
+    def language_model(self, of: str | None) -> LanguageModel:
+        """What an aligned model's name, or none, stands for where something is asked of it."""
+        if of in (None, BASE):
             return self.base
-        artifact = self.model(name)
-        return LanguageModel(artifact.path / "model", name, artifact.fingerprint, self.base.license, artifact)
+        artifact = self.model(str(of))
+        return LanguageModel(artifact.path / "model", str(of), artifact.fingerprint, self.base.license, artifact)
 
     def _describe(self, name: str, model_dir: Path) -> None:
         """What stands beside new weights."""
@@ -129,63 +168,21 @@ class Pipeline:
 
         The token limit of serving is no part of training: a model that is there may be asked otherwise.
         """
-        model_dir = self.model(name).path / "model"
+        model_dir = self.model(self.aligned(name)).path / "model"
         ExpanderSettings.of(self.config).write(model_dir)
         if metrics is not None:
             write_card(self.origin, name, model_dir, metrics)
 
-    def prepare(self) -> None:
-        """Everything up to the aligned models, in the order of the loop."""
-        _ = self.corpus, self.queries, self.retriever, [self.judged(split) for split in SPLITS]
-        for name in self.config.models:
-            self.model(name)
+    # What a model writes.
 
-    # Evaluation.
-
-    def expansions(self, split: Split, prompt: PromptConfig, model: str | None = None) -> Artifact:
+    def expansions(self, split: Split, prompt: PromptConfig, of: str | None = None) -> Artifact:
         """One greedy expansion of each query, by the base model or by one of the aligned models."""
         limit = ExpanderSettings.of(self.config).max_tokens
         generation = Generation.greedy(self.config.sample, self.config.engine, prompt, limit)
-        stage = f"expand_{split}_{model or 'base'}"
-        asked, judged = self._language_model(model), self.judged(split)
-        return sample_expansions(self.run, generation, judged=judged, model=asked, stage=stage)
+        stage, judged = f"expand_{split}_{of or 'base'}", self.judged(split)
+        return sample_expansions(self.run, generation, judged=judged, model=self.language_model(of), stage=stage)
 
-    @cached_property
-    def evidence(self) -> Evidence:
-        """All systems: what they write, and what the search finds for it."""
-        config, run, retriever = self.config, self.run, self.retriever
-        split, served = config.evaluate.split, resolve(config.prompt)
-        dev, judged = self.judged("dev"), self.judged(split)
-        named = map(resolve, (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts))
-        prompts = {prompt.name: prompt for prompt in named}
-        greedy = {name: self.expansions("dev", prompt) for name, prompt in prompts.items()}
-        prompt = choose_prompt(run, retriever, judged=dev, greedy=greedy)
-        words = choose_cut(run, retriever, config.evaluate.cut_words, judged=dev, expansions=greedy[prompt.best])
-        best = self.expansions(split, prompts[prompt.best])
-        distinct = config.rank.distinct_words
-        systems: dict[str, Artifact | None] = {
-            "bm25": None,
-            "zero_shot": self.expansions(split, served),
-            "zero_shot_best": best,
-            "zero_shot_cut": cut_expansions(run, int(words.best), distinct, judged=judged, expansions=best),
-            **{name: self.expansions(split, served, name) for name in config.models},
-        }
-        if (limit := config.evaluate.oracle_queries) != 0:
-            samples, ranks = self.samples(split, limit), self.ranks(split, limit)
-            systems["best_of_n"] = best_of_n(run, config.prefer, judged=judged, samples=samples, ranks=ranks)
-        searched = {
-            name: search_expansions(run, retriever, judged=judged, expansions=expansions, stage=f"search_{name}")
-            for name, expansions in systems.items()
-        }
-        models = {name: self.model(name) for name in trained(config.models)}
-        choices = {"zero_shot_best": prompt, "zero_shot_cut": words}
-        splits: dict[str, Artifact] = {name: self.judged(name) for name in SPLITS}
-        return Evidence(self.origin, splits, models, systems, searched, choices)
 
-    def evaluate(self) -> str:
-        """Build the report, and the models' cards from it; returns what the terminal shows."""
-        artifact = report(self.run, self.evidence)
-        metrics = metrics_of(artifact) if self.config.evaluate.split == "test" else None
-        for name in self.config.models:
-            self.publish(name, metrics)
-        return closing(self.run, self.evidence, artifact)
+def _named(stage: str, of: str | None) -> str:
+    """A stage's name; candidates of another model than the base model have that one's name too."""
+    return stage if of is None else f"{stage}_{of}"

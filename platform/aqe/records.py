@@ -9,8 +9,8 @@ from aqe.errors import InputError
 
 CORPUS = pa.schema([("docid", pa.string()), ("title", pa.string()), ("text", pa.string())])
 
-#: `answers` and `positives` may both be empty; `judge_queries` needs one of them.
-QUERIES = pa.schema(
+#: What a file of queries holds. `answers` and `positives` may both be empty; `judge_queries` needs one of them.
+ASKED = pa.schema(
     [
         ("qid", pa.string()),
         ("text", pa.string()),
@@ -18,6 +18,8 @@ QUERIES = pa.schema(
         ("positives", pa.list_(pa.string())),
     ]
 )
+#: `dataset` is where a query comes from: the name of its file, or of the directory of its files.
+QUERIES = pa.schema([*ASKED, ("dataset", pa.string())])
 
 QRELS = pa.schema([("qid", pa.string()), ("docid", pa.string()), ("relevance", pa.int32())])
 

@@ -37,8 +37,8 @@ def test_splits_are_large_and_ordered_by_hash() -> None:
     sizes = {split: table.num_rows for split, table in rd.queries().items()}
     total = sum(sizes.values())
     assert list(sizes) == list(SPLITS) and total > 10_000
-    assert sizes["train"] / total == pytest.approx(0.7, abs=0.03)
-    assert sizes["dev"] / total == pytest.approx(0.1, abs=0.02)
+    assert sizes["train"] / total == pytest.approx(0.5, abs=0.03)
+    assert sizes["dev"] / total == pytest.approx(0.3, abs=0.02)
     for table in rd.queries().values():
         assert table.schema == records.QUERIES
         hashes = [hashlib.md5(qid.encode()).hexdigest() for qid in table["qid"].to_pylist()]

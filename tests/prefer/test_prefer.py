@@ -21,7 +21,7 @@ from aqe.prefer.candidates import Candidate, Prompt, RankedQuery, ranked_query
 from aqe.prefer.diversity import collapse_warning, distinct_n, diversity, diversity_counts, pairwise_cosine
 from aqe.prefer.pairs import dpo_rows
 from aqe.prefer.reward import REWARDS
-from aqe.prefer.select import rsft_row
+from aqe.prefer.select import random_row, rsft_row
 from aqe.prefer.stage import build_preferences, gather
 from aqe.records import DPO, JUDGED, PLAIN, RANKS, RSFT, SAMPLES, table
 from aqe.run import Run
@@ -36,11 +36,11 @@ NOT_FOUND = 1001
 
 
 def candidate(i: int, raw: str, finished: bool, logprob: float, rank: int, ndcg: float = math.nan) -> Candidate:
-    return Candidate(i, raw, (i, END), raw.strip(), finished, logprob, rank, rank < NOT_FOUND, ndcg)
+    return Candidate(i, raw, (i, END), raw.strip(), finished, 2 * logprob, 2, rank, rank < NOT_FOUND, ndcg)
 
 
 def plain_query(rank: int, ndcg: float = math.nan) -> Candidate:
-    return Candidate(PLAIN, "", (END,), "", True, -math.inf, rank, rank < NOT_FOUND, ndcg)
+    return Candidate(PLAIN, "", (END,), "", True, -math.inf, 0, rank, rank < NOT_FOUND, ndcg)
 
 
 def ranked(*candidates: tuple[int, float, str, bool], plain: int = 10) -> RankedQuery:
@@ -336,3 +336,62 @@ def test_several_pairs_choose_no_text_twice() -> None:
     )
     rows = dpo_rows(case, PreferConfig(pairs_per_query=3))
     assert [(r["chosen"], r["rejected"]) for r in rows] == [(" a", " c")]
+
+
+def of(*candidates: Candidate, depth: int | None = None, plain: int = 10) -> RankedQuery:
+    return RankedQuery("q", PROMPT, plain_query(plain), candidates, depth=depth)
+
+
+def test_of_equal_candidates_a_finished_one_is_chosen_then_one_that_repeats_nothing() -> None:
+    looping = candidate(0, " great, great, great, great", False, -0.1, 3)
+    said_twice = candidate(1, " great work, great", True, -0.2, 3)
+    finished = candidate(2, " great", True, -2.0, 3)
+    likelier = candidate(3, " large", True, -1.5, 3)
+    cut = candidate(4, " great and large", False, -0.1, 3)
+    worse = candidate(5, " small", True, -0.1, 90)
+    case = of(looping, said_twice, finished, likelier, cut, worse)
+    assert [c.sample_idx for c in case.best_first()] == [3, 2, 1, 4, 0, 5]
+    row = rsft_row(case, PreferConfig())
+    assert row is not None and row["completion"] == " large"
+    # A better rank comes before all of it.
+    better = replace(looping, rank=2)
+    assert of(better, finished).best_first()[0] is better
+
+
+def test_the_likeliest_as_a_whole_wins_not_the_likeliest_a_token() -> None:
+    long = replace(candidate(0, " a b c d", True, -1.0, 3), logprob=-8.0, tokens=8)
+    short = replace(candidate(1, " a", True, -1.0, 3), logprob=-4.0, tokens=2)
+    assert long.logprob_per_token > short.logprob_per_token
+    assert of(long, short).best_first()[0] is short
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, NOT_FOUND), st.floats(-9, 0)), min_size=2, max_size=8),
+    st.integers(1, 300),
+    st.sampled_from(["rank", "reciprocal_rank"]),
+)
+def test_beyond_the_depth_all_ranks_are_worth_the_same(drawn: list[tuple[int, float]], depth: int, reward: str) -> None:
+    made = [candidate(i, f" w{i}", True, logprob, rank) for i, (rank, logprob) in enumerate(drawn)]
+    case = replace(of(*made, depth=depth), reward=REWARDS[reward])
+    for a in made:
+        for b in made:
+            near = min(a.rank, depth + 1), min(b.rank, depth + 1)
+            assert (case.value(a) > case.value(b)) == (near[0] < near[1])
+    for pair in dpo_rows(case, PreferConfig(pairs_per_query=9)):
+        assert pair["chosen_rank"] <= depth and pair["chosen_rank"] < pair["rejected_rank"]
+
+
+def test_the_random_target_is_of_the_same_queries_and_any_candidate() -> None:
+    drawn = set()
+    for number in range(60):
+        case = replace(of(*(candidate(i, f" w{i}", True, -1.0, 5 + i) for i in range(4))), qid=f"q{number}")
+        row, best = random_row(case, PreferConfig()), rsft_row(case, PreferConfig())
+        assert row is not None and best is not None and row == random_row(case, PreferConfig())
+        assert (row["qid"], row["prompt_ids"]) == (best["qid"], best["prompt_ids"])
+        drawn.add(row["completion"])
+    assert drawn == {" w0", " w1", " w2", " w3"}
+    silent = of(candidate(0, " ", True, -1.0, 5), candidate(1, " w", True, -1.0, 9))
+    only = random_row(silent, PreferConfig())
+    assert only is not None and only["completion"] == " w"
+    nothing = of(candidate(0, " a", True, -1.0, 50), plain=3)
+    assert random_row(nothing, PreferConfig(only_if_better_than_plain=True)) is None

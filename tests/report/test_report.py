@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from aqe.config.evaluate import EvaluateConfig
 from aqe.errors import InputError
 from aqe.evaluate.compare import ORDER, PAIRS, System, best_model, evaluate, main_model
 from aqe.evaluate.measures import MEASURES
+from aqe.evaluate.significance import holm
 from aqe.report.console import console_examples, console_table
 from aqe.report.examples import pick_examples
 from aqe.report.page import ReportContext, number, write_report
@@ -36,6 +38,7 @@ def make_queries(answers: bool = False) -> pa.Table:
                 "text": NASTY if i == 3 else f"question {i}?",
                 "answers": ["paris"] if answers and i % 2 else [],
                 "positives": [f"d{i}"],
+                "dataset": "only",
             }
             for i in range(NUM)
         ],
@@ -64,12 +67,18 @@ def make_systems() -> list[System]:
                 ranks,
                 found,
                 np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0),
-                None if name == "bm25" else texts,
+                None if name.startswith("bm25") else texts,
                 np.arange(count) if name == "best_of_n" else None,
                 0.2,
+                finished=None if name.startswith("bm25") else 0.5,
+                cut=name == "bm25_rm3",
             )
         )
     return made
+
+
+def named(systems: list[System], name: str) -> System:
+    return next(system for system in systems if system.name == name)
 
 
 def reciprocal(system: System) -> Any:
@@ -112,11 +121,13 @@ def test_differences_are_paired_over_the_queries_that_both_cover(
     ranks, values = {s.name: s.ranks for s in systems}, {s.name: reciprocal(s) for s in systems}
     for a, b in PAIRS:
         count = min(len(ranks[a]), len(ranks[b]))
-        wanted = np.mean(values[a][:count]) - np.mean(values[b][:count])
+        of_pair = {n: np.where(ranks[n] > 1000, 0, values[n]) if "bm25_rm3" in (a, b) else values[n] for n in (a, b)}
+        wanted = np.mean(of_pair[a][:count]) - np.mean(of_pair[b][:count])
         assert metrics["differences"][f"{a}_vs_{b}"]["mrr"]["value"] == pytest.approx(float(wanted))
         seen = metrics["comparisons"][f"{a}_vs_{b}"]
         assert seen["wins"] + seen["losses"] + seen["ties"] == seen["num_queries"] == count
-        assert seen["wins"] == int((ranks[a][:count] < ranks[b][:count]).sum())
+        if "bm25_rm3" not in (a, b):
+            assert seen["wins"] == int((ranks[a][:count] < ranks[b][:count]).sum())
         for outcome in ("wins", "losses", "ties"):
             assert sum(of_place[outcome] for of_place in seen["where"].values()) == seen[outcome]
         # What is not found stands at 1 + the number of passages here, too.
@@ -146,7 +157,9 @@ def test_leakage_and_what_is_left_without_it(metrics: dict[str, Any], systems: l
     assert found["leakage_share"] == 1
     assert found["without_leak"]["num_queries"] == NUM // 2
     kept = np.arange(NUM) % 2 == 0
-    assert found["without_leak"]["mrr"]["value"] == pytest.approx(float(np.mean(reciprocal(systems[4])[kept])))
+    assert found["without_leak"]["mrr"]["value"] == pytest.approx(
+        float(np.mean(reciprocal(named(systems, "rsft"))[kept]))
+    )
     assert found["without_leak"]["bm25"]["mrr"]["value"] == pytest.approx(float(np.mean(reciprocal(systems[0])[kept])))
     assert found["empty_share"] == 0.25
     # The plain queries hold no answer.
@@ -167,7 +180,9 @@ def test_every_row_of_the_tables_says_what_gives_an_answer_away(
     lines = text[text.index("## Systems") :].splitlines()[4:][: len(systems)]
     assert [line.split(" | ")[-1].rstrip(" |") for line in lines] == shares
     said = " ".join(console_table(metrics).split())
-    assert f"(of bm25: in the query): bm25 0.0%, zero_shot {shares[1]}, " in said and f"best_of_n {shares[-1]}" in said
+    zero_shot = shares[ORDER.index("zero_shot")]
+    assert "(of bm25: in the query): bm25 0.0%, " in said and f"zero_shot {zero_shot}, " in said
+    assert f"best_of_n {shares[-1]}" in said
 
 
 def test_what_is_not_found_is_shown_as_such(tmp_path: Path) -> None:
@@ -229,7 +244,7 @@ def test_examples_are_the_largest_changes_and_the_same_again(metrics: dict[str, 
     found = pick_examples(queries, systems, metrics, 4, {"d3": ("a title", "a text")})
     assert found == pick_examples(queries, systems, metrics, 4, {"d3": ("a title", "a text")})
     ranks = {s.name: s.ranks.astype(float) for s in systems}
-    gain = np.log2(ranks["bm25"] / ranks[str(found.model)])
+    gain = np.log2(ranks["bm25_tuned"] / ranks[str(found.model)])
     assert [e.qid for e in found.wins] == [f"q{i}" for i in np.argsort(-gain, kind="stable")[:4]]
     assert [e.qid for e in found.losses] == [f"q{i}" for i in np.argsort(gain, kind="stable")[:4]]
     picked = {e.qid for e in [*found.wins, *found.losses]}
@@ -334,7 +349,7 @@ def test_the_report_leaves_data_beside_it(report: Path, metrics: dict[str, Any],
     assert rows[1]["composed"] == rows[1]["query"] and rows[1]["expansion"] is None
     last = next(r for r in rows if r["system"] == "rsft" and r["qid"] == "q1")
     assert last["composed"] == "question 1 ? paris word1 <b>rsft</b>"
-    assert last["gold_rank"] == systems[4].ranks[1] and last["mrr"] == 1 / systems[4].ranks[1]
+    assert last["gold_rank"] == named(systems, "rsft").ranks[1] and last["mrr"] == 1 / named(systems, "rsft").ranks[1]
     assert last["found"] and not next(r for r in rows if r["system"] == "bm25" and r["qid"] == "q5")["found"]
 
 
@@ -353,7 +368,7 @@ def test_the_page_sets_off_the_rows_of_the_main_model(main: str, systems: list[S
 
 def test_a_report_of_few_systems_and_no_facts(tmp_path: Path, systems: list[System]) -> None:
     queries = make_queries()
-    for some in ([systems[0]], [systems[4]], [systems[0], systems[5]]):
+    for some in ([systems[0]], [named(systems, "rsft")], [systems[0], named(systems, "dpo")]):
         found = evaluate(queries, some, CONFIG)
         write_report(tmp_path, found, ReportContext("t", queries, some))
         assert "<h2>Systems</h2>" in (tmp_path / "report.html").read_text()
@@ -378,3 +393,76 @@ def test_console_table_fits_a_terminal(metrics: dict[str, Any], systems: list[Sy
 )
 def test_number(value: Any, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_a_row_of_several_seeds_is_their_mean_and_draws_them_too(systems: list[System]) -> None:
+    queries, plain = make_queries(), named(systems, "bm25")
+    one, two = named(systems, "rsft"), named(systems, "dpo")
+    both = replace(one, others=(replace(two, name="rsft"),))
+    found = evaluate(queries, [plain, both], CONFIG)["systems"]["rsft"]
+    means = [float(np.mean(reciprocal(system))) for system in (one, two)]
+    assert found["num_seeds"] == 2 and [of_seed["mrr"] for of_seed in found["of_seeds"]] == pytest.approx(means)
+    assert found["mrr"]["value"] == pytest.approx(np.mean(means))
+    # Where the queries say nothing, what is left of the interval is the seeds'.
+    found_all, none = np.ones(NUM, bool), np.zeros(NUM)
+    first, second = np.full(NUM, 1, np.int32), np.full(NUM, 2, np.int32)
+    constant = System("rsft", "RSFT", first, found_all, none, others=(System("rsft", "", second, found_all, none),))
+    seeds = evaluate(queries, [constant], CONFIG)["systems"]["rsft"]["mrr"]
+    assert (seeds["low"], seeds["value"], seeds["high"]) == (0.5, 0.75, 1.0)
+    # Models of the same seeds go together: their difference has no width.
+    twin = evaluate(queries, [constant, replace(constant, name="dpo")], CONFIG)
+    assert twin["systems"]["dpo"]["mrr"] == seeds
+    part = replace(constant, others=(System("rsft", "", second[:9], found_all[:9], none[:9], index=np.arange(9)),))
+    with pytest.raises(InputError, match="all its seeds must cover the same queries"):
+        evaluate(queries, [part], CONFIG)
+
+
+def test_test_sets_and_pools_of_them_are_reported_apart(systems: list[System], tmp_path: Path) -> None:
+    of_query = ["one", "two", "one", "three"] * (NUM // 4)
+    queries = make_queries().set_column(4, "dataset", pa.array(of_query))
+    config = CONFIG.model_copy(update={"pools": {"both": ("one", "three")}})
+    metrics = evaluate(queries, systems, config)
+    parts = metrics["parts"]
+    assert list(parts) == ["one", "two", "three", "both"]
+    assert parts["both"]["pool"] == ["one", "three"] and parts["one"]["pool"] is None
+    rsft, bm25 = (reciprocal(named(systems, name)) for name in ("rsft", "bm25"))
+    for name, members in {"one": ["one"], "two": ["two"], "three": ["three"], "both": ["one", "three"]}.items():
+        where = np.isin(of_query, members)
+        assert parts[name]["num_queries"] == where.sum()
+        assert parts[name]["systems"]["rsft"]["mrr"]["value"] == pytest.approx(float(rsft[where].mean()))
+        difference = parts[name]["differences"]["rsft_vs_bm25"]["mrr"]
+        assert difference["value"] == pytest.approx(float((rsft - bm25)[where].mean()))
+        assert difference["low"] <= difference["value"] <= difference["high"]
+    raw = {name: parts[name]["p_values"]["rsft_vs_bm25"] for name in ("one", "two", "three")}
+    assert {name: parts[name]["holm"]["rsft_vs_bm25"] for name in raw} == holm(raw)
+    assert "holm" not in parts["both"]
+    write_report(tmp_path, metrics, ReportContext("t", queries, systems))
+    assert "<h2>By test set</h2>" in (tmp_path / "report.html").read_text()
+    assert "## By test set" in (tmp_path / "report.md").read_text()
+    assert evaluate(make_queries(), systems, CONFIG)["parts"] == {}
+
+
+def test_a_row_of_some_queries_has_others_beside_it(
+    metrics: dict[str, Any], systems: list[System], report: Path
+) -> None:
+    beside = metrics["systems"]["best_of_n"]["beside"]
+    assert list(beside) == ["bm25", "bm25_tuned", "rsft_dpo"]
+    for name, measured in beside.items():
+        assert measured["mrr"]["value"] == pytest.approx(float(reciprocal(named(systems, name))[:30].mean()))
+    assert "on the same 30 queries" in (report / "report.html").read_text()
+    assert "(MRR on the same: bm25 " in console_table(metrics)
+
+
+def test_what_is_compared_with_cut_lists_is_cut_too() -> None:
+    found, none = np.ones(2, bool), np.zeros(2)
+    cut = System("bm25_rm3", "RM3", np.array([1, 5000], np.int32), np.array([True, False]), none, cut=True)
+    far = System("rsft", "RSFT", np.array([1, 2000], np.int32), found, none, ["a", "b"])
+    metrics = evaluate(make_queries().slice(0, 2), [cut, far], CONFIG)
+    assert metrics["systems"]["rsft"]["mrr"]["value"] == (1 + 1 / 2000) / 2
+    assert metrics["differences"]["rsft_vs_bm25_rm3"]["mrr"] == {"value": 0, "low": 0, "high": 0}
+    assert metrics["comparisons"]["rsft_vs_bm25_rm3"]["ties"] == 2
+
+
+def test_holm() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}

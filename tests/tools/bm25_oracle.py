@@ -27,7 +27,7 @@ def lucene_length(length: int) -> int:
     return 24 + ((free >> shift) << shift)
 
 
-def bm25(corpus: dict[str, list[str]], text: str) -> dict[str, np.float32]:
+def bm25(corpus: dict[str, list[str]], text: str, k1: float = K1, b: float = B) -> dict[str, np.float32]:
     """Score of every passage, float64 inside and float32 at the end as Lucene adds them up."""
     f32 = np.float32
     weights = Counter(text.split())
@@ -39,7 +39,7 @@ def bm25(corpus: dict[str, list[str]], text: str) -> dict[str, np.float32]:
     @cache
     def score(word: str, tf: int, length: int) -> float:
         idf = f32(math.log(1 + (n - df[word] + 0.5) / (df[word] + 0.5)))
-        norm = f32(1) / (f32(K1) * ((f32(1) - f32(B)) + f32(B) * f32(lucene_length(length)) / average))
+        norm = f32(1) / (f32(k1) * ((f32(1) - f32(b)) + f32(b) * f32(lucene_length(length)) / average))
         boosted = f32(weights[word]) * idf
         return float(boosted - boosted / (f32(1) + f32(tf) * norm))
 

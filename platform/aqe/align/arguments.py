@@ -20,6 +20,8 @@ OWNED = {
     "lr_scheduler_type": "align.{stage}.lr_scheduler",
     "max_grad_norm": "align.{stage}.max_grad_norm",
     "beta": "align.dpo.beta",
+    "loss_type": "align.dpo.loss_type",
+    "loss_weights": "align.dpo.loss_weights",
     "max_length": "align.max_length",
     "seed": "align.seed",
     "data_seed": "align.seed",
@@ -130,7 +132,8 @@ def arguments(
     return {
         **fields,
         "beta": config.dpo.beta,
-        "loss_type": config.dpo.loss_type,
+        "loss_type": losses if isinstance(losses := config.dpo.loss_type, str) else list(losses),
+        "loss_weights": None if (weights := config.dpo.loss_weights) is None else list(weights),
         "precompute_ref_log_probs": True,
         # Of LoRA too; models that drop by a function: see `worker.load_model`.
         "disable_dropout": True,

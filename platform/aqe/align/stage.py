@@ -53,20 +53,22 @@ _RAY_TRAIN = {
 def align(
     run: Run,
     config: AlignConfig,
-    kind: Kind,
+    targets: str,
     *,
     preferences: Artifact,
     start: LanguageModel,
     describe: Callable[[Path], None],
 ) -> Artifact:
-    """`start`, trained by one stage on its set in `preferences`: `model/`, `curves.parquet`, `dead_letters.parquet`.
+    """`start`, trained on the set `targets` of `preferences`: `model/`, `curves.parquet`, `dead_letters.parquet`.
 
-    `describe` writes what stands beside the weights for those who use them: how the model wants to be asked.
+    `targets` is rsft or dpo, or rsft_random for the control. `describe` writes what stands beside the weights for those
+    who use them: how the model wants to be asked.
     """
-    stage = f"{'align' if start.artifact is None else start.artifact.stage}_{kind}"
+    kind: Kind = "dpo" if targets == "dpo" else "rsft"
+    stage = f"{'align' if start.artifact is None else start.artifact.stage}_{targets}"
 
     def build(out: Path) -> dict[str, Any]:
-        stats = train(run, config, kind, data=preferences.path / f"{kind}.parquet", start=start.path, out=out)
+        stats = train(run, config, kind, data=preferences.path / f"{targets}.parquet", start=start.path, out=out)
         describe(out / "model")
         return stats
 

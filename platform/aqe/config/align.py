@@ -29,7 +29,15 @@ class DpoConfig(TrainConfig):
     """Direct preference optimisation of best against worst, against the frozen start model."""
 
     beta: float = Field(default=0.1, gt=0)
-    loss_type: str = "sigmoid"
+    loss_type: str | tuple[str, ...] = "sigmoid"
+    """TRL's name of a loss, or of several that are added: [sigmoid, sft] also raises the likelihood of the chosen."""
+    loss_weights: tuple[float, ...] | None = None
+    """Of several losses, one each; null weighs all alike."""
+    on_policy: bool = False
+    """Pairs are drawn from the model that the stage starts from, under the prompt that serves; else from the base
+    model, under the prompt that samples."""
+    rounds: int = Field(default=1, ge=1, le=10)
+    """Times that DPO is done; from the second on its pairs are on-policy."""
 
 
 class LoraConfig(Config):
@@ -74,7 +82,18 @@ class AlignConfig(Config):
         """Settings that a stage's result depends on, as JSON: not those that only say how fast it comes."""
         apart = {"stages", "rsft", "dpo", "workers", "max_failures", "checkpoint_steps"}
         stage = self.rsft if kind == "rsft" else self.dpo
-        return {"kind": kind, **self.model_dump(exclude=apart, mode="json"), **stage.model_dump(mode="json")}
+        # Which pairs, and how often, is seen in the artifacts that the stage reads.
+        own = stage.model_dump(mode="json", exclude={"on_policy", "rounds"})
+        return {"kind": kind, **self.model_dump(exclude=apart, mode="json"), **own}
+
+    @model_validator(mode="after")
+    def _weights(self) -> "AlignConfig":
+        losses, weights = self.dpo.loss_type, self.dpo.loss_weights
+        if weights is not None and (isinstance(losses, str) or len(losses) != len(weights)):
+            raise ValueError(
+                f"`dpo.loss_weights` has {len(weights)} numbers; give one for each loss of the list `dpo.loss_type`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _order(self) -> "AlignConfig":

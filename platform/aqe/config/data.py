@@ -72,6 +72,12 @@ class ReverseDictionaryQueries(Config):
     limit: int | None = Field(default=None, ge=1)
 
 
+def dataset_name(path: Path) -> str:
+    """The name of a file without its suffixes, or of a directory: what its queries are told apart by."""
+    name = path.name.removesuffix(".gz")
+    return name.removesuffix(".jsonl").removesuffix(".parquet")
+
+
 QueriesConfig = Annotated[FileQueries | ReverseDictionaryQueries, Field(discriminator="format")]
 
 
@@ -85,6 +91,13 @@ class SplitsConfig(Config):
     train: QueriesConfig
     dev: QueriesConfig
     test: QueriesConfig
+
+    def datasets(self, split: Split) -> tuple[str, ...]:
+        """Where the queries of a split come from, in order."""
+        source = getattr(self, split)
+        if not isinstance(source, FileQueries):
+            return (source.format,)
+        return tuple(map(dataset_name, source.path if isinstance(source.path, list) else [source.path]))
 
 
 class IndexConfig(Config):

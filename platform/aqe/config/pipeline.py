@@ -27,7 +27,7 @@ from aqe.errors import ConfigError
 PRESETS = Path(__file__).parents[1] / "presets"
 
 
-#: The stages of each model's alignment.
+#: The aligned models, and the set that each of their stages learns.
 STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {
     "rsft": ("rsft",),
     "dpo": ("dpo",),
@@ -87,9 +87,34 @@ class PipelineConfig(Config):
                 f"{self.sample.num_samples}. Set it to 2 or more (the paper's is 50), or train RSFT alone: "
                 "models: [rsft] and align: {stages: [rsft]}."
             )
+        wants = {"union", "best_of_n", "filtered"} & set(self.evaluate.systems)
+        if wants and self.sample.num_samples < 2:
+            raise ValueError(
+                f"evaluate.systems names {', '.join(sorted(wants))}, made of several candidates of a query, but "
+                f"sample.num_samples is {self.sample.num_samples}"
+            )
+        there = self.queries.datasets(self.evaluate.split)
+        for pool, members in self.evaluate.pools.items():
+            if unknown := sorted(set(members) - set(there)):
+                raise ValueError(
+                    f"evaluate.pools.{pool} names {', '.join(unknown)}; queries.{self.evaluate.split} has "
+                    f"{', '.join(there)}"
+                )
+            if pool in there:
+                raise ValueError(f"evaluate.pools.{pool} has the name of a test set: give it another one")
         if self.prefer.reward == "ndcg" and self.rank.ndcg_at is None:
             raise ValueError("prefer.reward is ndcg, which nobody computes: set rank.ndcg_at (10 is usual)")
         return self
+
+    def seeded(self, number: int) -> "PipelineConfig":
+        """The same for the training seed of this number; see `evaluate.seeds`."""
+        anew = 0 < number == self.evaluate.seeds - 1
+        return self.model_copy(
+            update={
+                "align": self.align.model_copy(update={"seed": self.align.seed + number}),
+                "sample": self.sample.model_copy(update={"seed": self.sample.seed + anew}),
+            }
+        )
 
     @property
     def run_dir(self) -> Path:

@@ -34,6 +34,8 @@ class PreferConfig(Config):
     reward: Literal["rank", "reciprocal_rank", "ndcg"] = "rank"
     """What orders candidates, and what `min_margin` is measured in: log2 of the rank, the reciprocal rank (the same
     order), or nDCG, which counts all relevant passages and needs `rank.ndcg_at`."""
+    depth: int | None = Field(default=None, ge=1)
+    """Ranks beyond it are all worth the same, as what is not found (EAR: 100); null tells all ranks apart."""
     min_margin: float = Field(default=0.0, ge=0)
     """Least difference in reward between chosen and rejected."""
     pairs_per_query: int = Field(default=1, ge=1)

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,16 @@ import pyarrow.parquet as pq
 
 from aqe import records
 from aqe.artifact import write_parquet
-from aqe.config.data import CorpusConfig, FileQueries, QueriesConfig, ReverseDictionary, SplitsConfig
+from aqe.config.data import (
+    SPLITS,
+    CorpusConfig,
+    FileQueries,
+    QueriesConfig,
+    ReverseDictionary,
+    Split,
+    SplitsConfig,
+    dataset_name,
+)
 from aqe.corpus import reverse_dictionary
 from aqe.errors import InputError
 
@@ -26,7 +36,7 @@ SHARD_ROWS = (
 _SUFFIXES = {"parquet": (".parquet",), "jsonl": (".jsonl", ".jsonl.gz")}
 _MOST_OF_A_ROW = 2_000  # characters of a dead row that are kept
 #: Raise it when the readers make anything else of the same input than before: their artifacts are named by it.
-VERSION = 2
+VERSION = 3
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape half a character; no UTF-8 can hold it
 
@@ -154,19 +164,23 @@ def read_corpus(config: CorpusConfig, dead: Dead) -> Iterator[pa.Table]:
 def read_queries(config: QueriesConfig, stage: str = "queries") -> tuple[pa.Table, pa.Table]:
     """(records.QUERIES, records.DEAD_LETTERS). `order`, `skip` and `limit` hold for each file by itself.
 
-    InputError for files that are missing, unreadable or of another shape.
+    What several paths hold is dealt out in turn, so that the first queries are a fair sample of all. InputError for
+    files that are missing, unreadable or of another shape.
     """
     dead: Dead = []
     if isinstance(config, FileQueries):
-        check = partial(_flaw, schema=records.QUERIES, seen=set(), key="qid")
+        check = partial(_flaw, schema=records.ASKED, seen=set(), key="qid")
         absent: RawRow = {"answers": [], "positives": []}
-        rows: list[RawRow] = []
+        of_paths: list[list[RawRow]] = []
         for path in config.path if isinstance(config.path, list) else [config.path]:
+            of_paths.append([])
             for file in _files(path, config.format):
-                of_file = list(_good_rows(file, config.format, records.QUERIES, absent, check, dead, stage))
+                of_file = list(_good_rows(file, config.format, records.ASKED, absent, check, dead, stage))
                 if config.order == "hash":
                     of_file.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
-                rows += of_file[config.skip :][: config.limit]
+                chosen = of_file[config.skip :][: config.limit]
+                of_paths[-1] += [{**row, "dataset": dataset_name(path)} for row in chosen]
+        rows = [row for turn in zip_longest(*of_paths) for row in turn if row is not None]
         queries = records.table(rows, records.QUERIES)
     else:
         queries = reverse_dictionary.queries()[config.split].slice(config.skip, config.limit)
@@ -207,25 +221,42 @@ def _same_question(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(" ?.!")
 
 
+def _first_dataset(splits: SplitsConfig, split: Split, queries: pa.Table) -> dict[str, str]:
+    """question -> the first dataset of a split, in the order of the configuration, that asks it."""
+    order = splits.datasets(split)
+    first: dict[str, str] = {}
+    for text, dataset in zip(queries["text"].to_pylist(), queries["dataset"].to_pylist(), strict=True):
+        question = _same_question(text)
+        before = first.setdefault(question, dataset)
+        if dataset != before and order.index(dataset) < order.index(before):
+            first[question] = dataset
+    return first
+
+
 def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
     """Write out/train.parquet, dev.parquet, test.parquet; return the rows of each, `shared` and `dead`.
 
     A query whose qid or question is also in a later split (train < dev < test) is taken out of the earlier one and
-    buried: nothing that is reported on was trained on. InputError when a split is empty.
+    buried: nothing that is reported on was trained on. So is a question that another dataset of its split asks before:
+    pools of datasets hold it once. InputError when a split is empty.
     """
     taken: set[tuple[str, str]] = set()
     letters: list[pa.Table] = []
     stats = {"shared": 0}
-    for split in ("test", "dev", "train"):
+    for split in reversed(SPLITS):
         queries, dead = read_queries(getattr(splits, split), f"queries.{split}")
         kept: list[RawRow] = []
         shared: Dead = []
         marks: set[tuple[str, str]] = set()
+        first = _first_dataset(splits, split, queries)
         for row in queries.to_pylist():
-            mine = {("qid", row["qid"]), ("text", _same_question(row["text"]))}
+            question = _same_question(row["text"])
+            mine = {("qid", row["qid"]), ("text", question)}
             if both := sorted(name for name, _ in mine & taken):
                 why = f"{row['qid']}: its {' and '.join(both)} is also in a split that {split} is kept apart from"
                 _bury(shared, f"queries.{split}", why, row)
+            elif first[question] != row["dataset"]:
+                _bury(shared, f"queries.{split}", f"{row['qid']}: {first[question]} asks the same", row)
             else:
                 kept.append(row)
                 marks |= mine

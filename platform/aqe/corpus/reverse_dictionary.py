@@ -25,7 +25,7 @@ from aqe.errors import DependencyError
 from aqe.prompts import DEFINITION_EXAMPLES
 
 #: Raise it when the queries come out otherwise than before: their artifacts are named by it.
-VERSION = 2
+VERSION = 3
 PASSAGE_WORDS = 150
 FEWEST_PASSAGE_WORDS = 4
 QUERY_WORDS = range(6, 26)
@@ -113,10 +113,19 @@ def gives_away(headword: str, definition: str) -> bool:
     return any(stem(part) in stems or (len(part) >= 5 and part[:5] in text) for part in parts)
 
 
-def _split(headword: str) -> str:
-    """70 % train, 10 % dev, 20 % test, by a hash that never changes."""
+def _split(headword: str, qid: str) -> str:
+    """50 % train, 30 % dev, 20 % test, by hashes that never change.
+
+    A first test set was looked at often while the platform was built; it is in dev now. Those that are tested lie at
+    the end of what was train, in the order in which queries are taken: nothing had used them (docs/protocol.md).
+    """
     share = int(hashlib.md5(headword.encode()).hexdigest()[:8], 16) % 100
-    return "train" if share < 70 else "dev" if share < 80 else "test"
+    return "dev" if share >= 70 else "test" if _place(qid) >= "b5" else "train"
+
+
+def _place(qid: str) -> str:
+    """What queries are ordered by."""
+    return hashlib.md5(qid.encode()).hexdigest()
 
 
 def _collect() -> tuple[dict[str, list[str]], dict[str, str], Counter[str]]:
@@ -158,8 +167,9 @@ def _queries() -> tuple[dict[str, pa.Table], Counter[str]]:
             "text": written[key],
             "answers": names,
             "positives": positives,
+            "dataset": "reverse_dictionary",
         }
-        split = _split(names[0])
+        split = _split(names[0], row["qid"])
         if split != "train" and not _EXAMPLES.isdisjoint(names):
             counts["left out: stands in the few-shot prompt's examples"] += 1
             continue
@@ -167,7 +177,7 @@ def _queries() -> tuple[dict[str, pa.Table], Counter[str]]:
         counts["queries that share a definition, merged away"] += len(names) - 1
     tables = {}
     for split, of_split in rows.items():
-        of_split.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
+        of_split.sort(key=lambda row: _place(row["qid"]))
         tables[split] = records.table(of_split, records.QUERIES)
         counts[f"queries in {split}"] = len(of_split)
     return tables, counts

@@ -12,20 +12,40 @@ from aqe.config.evaluate import EvaluateConfig
 from aqe.errors import InputError
 from aqe.evaluate.expansions import diagnose
 from aqe.evaluate.measures import MEASURES, per_query, shown_ranks
-from aqe.evaluate.significance import bootstrap_means, by_place, halvings, interval, sign_flip_p, wins_losses_ties
+from aqe.evaluate.significance import (
+    bootstrap_means,
+    by_place,
+    halvings,
+    holm,
+    interval,
+    seed_weights,
+    sign_flip_p,
+    wins_losses_ties,
+)
 
 #: Rows of the table, in their order; a system of another name comes after them.
-ORDER = ("bm25", "zero_shot", "zero_shot_best", "zero_shot_cut", "rsft", "dpo", "rsft_dpo", "best_of_n")
-CONTROLS = ORDER[:4]
+CONTROLS = (
+    *("bm25", "bm25_tuned", "bm25_rm3"),
+    *("zero_shot", "zero_shot_best", "zero_shot_cut", "union", "filtered", "rsft_random"),
+)
 ALIGNED = ("rsft", "dpo", "rsft_dpo")
+ORDER = (*CONTROLS, *ALIGNED, "best_of_n")
 #: a - b of every pair that is compared, where both are there.
 PAIRS = (
     *((model, control) for model in ALIGNED for control in CONTROLS),
     *((control, "bm25") for control in CONTROLS[1:]),
+    *((control, "bm25_tuned") for control in CONTROLS[2:]),
     ("rsft_dpo", "rsft"),
     ("rsft_dpo", "dpo"),
-    ("best_of_n", "bm25"),
+    *(("best_of_n", other) for other in ("bm25", "bm25_tuned", "filtered", "rsft_dpo")),
 )
+#: What is said of a system's expansions.
+DIAGNOSED = ("empty_share", "copied_share", "repeating_share", "mean_words", "leakage_share")
+#: What stands for a measure where one of two systems has lists that are cut at FEEDBACK_DEPTH.
+FEEDBACK_DEPTH = 1_000
+CUT = {"mrr": "rr_1000"}
+#: Of what else a row of some queries only is shown on the same ones.
+BESIDE = ("bm25", "bm25_tuned", "rsft_dpo")
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,19 @@ class System:
     search_ms: NDArray[np.float32] | None = None
     """Search of each query, in its order; `seconds_per_query` has the mean of it and of generation in batches."""
     note: str = ""
+    finished: float | None = None
+    """Share of its answers that ended by themselves, where they are what a model said."""
+    cut: bool = False
+    """Its lists are cut at FEEDBACK_DEPTH before the gold rank is read off them. What it is compared with is cut there
+    too."""
+    others: tuple["System", ...] = ()
+    """The same trained with other seeds, on the same queries. Values are means over all of them; examples, wins and
+    losses, and what expansions are like, are those of the first."""
+
+    @property
+    def seeds(self) -> "tuple[System, ...]":
+        """Itself and the others."""
+        return (self, *self.others)
 
     def positions(self, total: int) -> NDArray[np.int64]:
         """Positions of its queries in the table of `total` queries."""
@@ -71,61 +104,77 @@ def ordered(systems: Sequence[System]) -> list[System]:
 
 
 class _Sample:
-    """Values of all systems, and their bootstrap over any set of queries: one set of draws for all of them."""
+    """Values of all systems, and their bootstrap over any set of queries: one set of draws for all of them.
+
+    A resample draws queries, and of systems that were trained with several seeds as many of these, the same ones for
+    all systems with so many: what training by another seed would change is part of the interval.
+    """
 
     def __init__(self, systems: Sequence[System], total: int, config: EvaluateConfig) -> None:
         self.config = config
-        self.values: dict[str, NDArray[np.float64]] = {}
+        self.total = total
+        self.cut = {system.name for system in systems if system.cut}
+        #: (seeds, queries, measures)
+        self.runs = {system.name: np.stack([_values(one, total) for one in system.seeds]) for system in systems}
         self.covered: dict[str, NDArray[np.bool_]] = {}
-        for system in systems:
-            index = system.positions(total)
-            lengths = {len(index), len(system.ranks), len(system.found), len(system.ndcg)}
-            lengths |= set() if system.expansions is None else {len(system.expansions)}
-            if len(lengths) > 1 or len(np.unique(index)) != len(index) or not len(index):
-                raise InputError(
-                    f"system {system.name}: one rank, nDCG and expansion for each of its queries, and one query"
-                )
-            measures = per_query(system.ranks, system.found, system.ndcg)
-            values = np.full((total, len(MEASURES)), np.nan)
-            values[index] = np.stack([measures[m] for m in MEASURES], axis=1)
-            self.values[system.name] = values
-            self.covered[system.name] = ~np.isnan(values[:, 0])
+        for name, values in self.runs.items():
+            there = ~np.isnan(values[:, :, 0])
+            if (there != there[0]).any():
+                raise InputError(f"system {name}: all its seeds must cover the same queries")
+            self.covered[name] = there[0]
         self._means: dict[bytes, dict[str, NDArray[np.float64]]] = {}
 
-    def means(self, names: Sequence[str], where: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-        """Resampled means (resamples, measures) of the systems `names` over the queries `where`.
-
-        All queries are resampled once for all systems. A part is resampled when it is asked for; its draws depend on
-        the seed and the number of queries alone, so two systems asked for apart still see the same ones.
-        """
+    def means(self, where: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+        """Resampled means (resamples, measures) of all systems that cover the queries `where`: one set of draws."""
         key = where.tobytes()
-        if where.all():
-            names = [name for name, covered in self.covered.items() if covered.all()]
-        else:
-            key += "\n".join(names).encode()
         if key not in self._means:
-            columns = np.concatenate([self.values[name][where] for name in names], axis=1)
-            drawn = bootstrap_means(columns, self.config.bootstrap, self.config.seed)
-            self._means[key] = dict(zip(names, np.split(drawn, len(names), axis=1), strict=True))
+            names = [name for name, covered in self.covered.items() if covered[where].all()]
+            columns = [of_seed[where] for name in names for of_seed in self.runs[name]]
+            drawn = bootstrap_means(np.concatenate(columns, axis=1), self.config.bootstrap, self.config.seed)
+            of_seeds = iter(np.split(drawn, len(columns), axis=1))
+            self._means[key] = {}
+            for name in names:
+                seeds = [next(of_seeds) for _ in self.runs[name]]
+                weights = seed_weights(len(seeds), self.config.bootstrap, self.config.seed)
+                self._means[key][name] = np.einsum("rs,srm->rm", weights, np.stack(seeds))
         return self._means[key]
+
+    def values(self, name: str) -> NDArray[np.float64]:
+        """Means over seeds, (queries, measures)."""
+        means: NDArray[np.float64] = self.runs[name].mean(axis=0)
+        return means
 
     def system(self, name: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
         """measure -> value, low, high of a system over the queries `where`."""
-        value, drawn = self.values[name][where].mean(axis=0), self.means([name], where)[name]
+        value, drawn = self.values(name)[where].mean(axis=0), self.means(where)[name]
         return self._intervals(value, drawn)
+
+    def pair(self, a: str, b: str) -> NDArray[np.intp]:
+        """Columns of the measures that two systems are compared by: with cut lists, the reciprocal rank cut there."""
+        return np.array([MEASURES.index(CUT.get(m, m) if {a, b} & self.cut else m) for m in MEASURES])
 
     def difference(self, a: str, b: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
         """measure -> value, low, high of a - b, paired, over the queries `where`."""
-        value = self.values[a][where].mean(axis=0) - self.values[b][where].mean(axis=0)
-        means = self.means([a, b], where)
-        return self._intervals(value, means[a] - means[b])
+        value = self.differences(a, b, where).mean(axis=0)
+        means, columns = self.means(where), self.pair(a, b)
+        return self._intervals(value, (means[a] - means[b])[:, columns])
+
+    def differences(self, a: str, b: str, where: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """a - b of each query of `where` (queries, measures)."""
+        apart: NDArray[np.float64] = (self.values(a)[where] - self.values(b)[where])[:, self.pair(a, b)]
+        return apart
+
+    def p_value(self, a: str, b: str, where: NDArray[np.bool_]) -> float:
+        """Of no difference in MRR over the queries `where`."""
+        apart = self.differences(a, b, where)[:, [MEASURES.index("mrr")]]
+        return float(sign_flip_p(apart, self.config.bootstrap, self.config.seed)[0])
 
     def relative(self, a: str, b: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float] | None]:
         """measure -> value, low, high of a / b - 1; None where b is 0 in the data or in a resample."""
-        value_a, value_b = self.values[a][where].mean(axis=0), self.values[b][where].mean(axis=0)
-        means = self.means([a, b], where)
+        value_a, value_b = (self.values(name)[where].mean(axis=0) for name in (a, b))
+        means, columns = self.means(where), self.pair(a, b)
         out: dict[str, dict[str, float] | None] = {}
-        for column, measure in enumerate(MEASURES):
+        for measure, column in zip(MEASURES, columns, strict=True):
             base = means[b][:, column]
             out[measure] = None
             if value_b[column] > 0 and base.min() > 0:
@@ -141,7 +190,20 @@ class _Sample:
         }
 
 
-def _describe(system: System, queries: pa.Table, sample: _Sample) -> dict[str, Any]:
+def _values(system: System, total: int) -> NDArray[np.float64]:
+    """Every measure of every query (queries, measures), NaN where the system does not cover it."""
+    index = system.positions(total)
+    lengths = {len(index), len(system.ranks), len(system.found), len(system.ndcg)}
+    lengths |= set() if system.expansions is None else {len(system.expansions)}
+    if len(lengths) > 1 or len(np.unique(index)) != len(index) or not len(index):
+        raise InputError(f"system {system.name}: one rank, nDCG and expansion for each of its queries, and one query")
+    measures = per_query(system.ranks, system.found, system.ndcg)
+    values = np.full((total, len(MEASURES)), np.nan)
+    values[index] = np.stack([measures[m] for m in MEASURES], axis=1)
+    return values
+
+
+def _describe(system: System, queries: pa.Table, sample: _Sample, labels: Mapping[str, str]) -> dict[str, Any]:
     """`systems.<name>` of metrics.json. A median rank of None: half of the queries, at least, are not found."""
     covered = sample.covered[system.name]
     median = float(np.median(shown_ranks(system.ranks, system.found)))
@@ -157,9 +219,22 @@ def _describe(system: System, queries: pa.Table, sample: _Sample) -> dict[str, A
         "median_rank": median if np.isfinite(median) else None,
         "not_found_share": float(np.mean(~system.found)),
         "seconds_per_query": system.seconds_per_query,
-        **{key: getattr(diagnosis, key) for key in ("empty_share", "copied_share", "mean_words", "leakage_share")},
+        "num_seeds": len(system.seeds),
+        "finished_share": None if system.finished is None else float(np.mean([s.finished for s in system.seeds])),
+        "lists_cut_at": FEEDBACK_DEPTH if system.cut else None,
+        **{key: getattr(diagnosis, key) for key in DIAGNOSED},
         **sample.system(system.name, covered),
     }
+    if system.others:
+        out["of_seeds"] = [
+            dict(zip(MEASURES, map(float, of_seed[covered].mean(axis=0)), strict=True))
+            for of_seed in sample.runs[system.name]
+        ]
+    if not covered.all():
+        beside = [name for name in BESIDE if name in sample.runs and sample.covered[name][covered].all()]
+        out["beside"] = {
+            name: {"label": labels[name], **sample.system(name, covered)} for name in beside if name != system.name
+        }
     if diagnosis.leaked is not None:
         clean = covered.copy()
         clean[index] &= ~np.asarray(diagnosis.leaked)
@@ -172,7 +247,7 @@ def _without_leak(name: str, clean: NDArray[np.bool_], sample: _Sample) -> dict[
     out: dict[str, Any] = {"num_queries": int(clean.sum())}
     if clean.any():
         out |= sample.system(name, clean)
-        if "bm25" in sample.values:
+        if "bm25" in sample.runs:
             out["bm25"] = sample.system("bm25", clean)
             out["difference_to_bm25"] = sample.difference(name, "bm25", clean)
     return out
@@ -188,14 +263,16 @@ def _compare(pairs: Sequence[tuple[str, str]], systems: Mapping[str, System], sa
     for group in parts.values():
         # Pairs over the same queries share their random signs: one test for all of them.
         where = sample.covered[group[0][0]] & sample.covered[group[0][1]]
-        differences = np.concatenate([sample.values[a][where] - sample.values[b][where] for a, b in group], axis=1)
+        differences = np.concatenate([sample.differences(a, b, where) for a, b in group], axis=1)
         of_group = sign_flip_p(differences, sample.config.bootstrap, sample.config.seed)
         p_values |= dict(zip(group, np.split(of_group, len(group)), strict=True))
-    spread = {name: system.spread(len(sample.covered[name])) for name, system in systems.items()}
+    spread = {name: system.spread(sample.total) for name, system in systems.items()}
     out: dict[str, Any] = {}
     for a, b in pairs:
         where = sample.covered[a] & sample.covered[b]
         (ranks, shown, _), (ranks_b, shown_b, _) = spread[a], spread[b]
+        if {a, b} & sample.cut:
+            shown, shown_b = (np.where(of > FEEDBACK_DEPTH, np.inf, of) for of in (shown, shown_b))
         out[f"{a}_vs_{b}"] = {
             "num_queries": int(where.sum()),
             **wins_losses_ties(shown[where], shown_b[where]),
@@ -228,16 +305,69 @@ def evaluate(queries: pa.Table, systems: Sequence[System], config: EvaluateConfi
         "confidence": config.confidence,
         "bootstrap": config.bootstrap,
         "seed": config.seed,
-        "systems": {s.name: _describe(s, queries, sample) for s in systems},
+        "systems": {s.name: _describe(s, queries, sample, {s.name: s.label for s in systems}) for s in systems},
         "differences": {f"{a}_vs_{b}": sample.difference(a, b, both[a, b]) for a, b in pairs},
         "relative_gains": {f"{a}_vs_{b}": sample.relative(a, b, both[a, b]) for a, b in pairs if a in ALIGNED},
         "comparisons": _compare(pairs, {s.name: s for s in systems}, sample),
+        "parts": _parts(queries, pairs, sample),
     }
+
+
+def _parts(queries: pa.Table, pairs: Sequence[tuple[str, str]], sample: _Sample) -> dict[str, Any]:
+    """`parts` of metrics.json, where the queries are of several datasets: each by itself, and pools of them.
+
+    `pool` is None for a dataset, for a pool its datasets. Of a dataset p-values of MRR are corrected for there being
+    several (Holm).
+    """
+    of_query = np.array(queries["dataset"].to_pylist(), dtype=object)
+    datasets: dict[str, tuple[str, ...]] = {str(name): (str(name),) for name in dict.fromkeys(of_query)}
+    if len(datasets) < 2:
+        return {}
+    parts: dict[str, Any] = {}
+    for name, members in [*datasets.items(), *sample.config.pools.items()]:
+        where = np.isin(of_query, members)
+        there = [n for n, covered in sample.covered.items() if (covered & where).any()]
+        compared = [(a, b) for a, b in pairs if a in there and b in there]
+        inside = {(a, b): where & sample.covered[a] & sample.covered[b] for a, b in compared}
+        compared = [pair for pair in compared if inside[pair].any()]
+        parts[name] = {
+            "pool": None if name in datasets else list(members),
+            "num_queries": int(where.sum()),
+            "systems": {
+                n: {
+                    "num_queries": int((where & sample.covered[n]).sum()),
+                    **sample.system(n, where & sample.covered[n]),
+                }
+                for n in there
+            },
+            "differences": {f"{a}_vs_{b}": sample.difference(a, b, inside[a, b]) for a, b in compared},
+            "p_values": {f"{a}_vs_{b}": sample.p_value(a, b, inside[a, b]) for a, b in compared},
+        }
+    for pair in {pair for name in datasets for pair in parts[name]["p_values"]}:
+        raw = {name: parts[name]["p_values"][pair] for name in datasets if pair in parts[name]["p_values"]}
+        for name, corrected in holm(raw).items():
+            parts[name].setdefault("holm", {})[pair] = corrected
+    return parts
 
 
 def main_model(metrics: Mapping[str, Any]) -> str | None:
     """The aligned model that the report speaks of: RSFT then DPO, the paper's best; else DPO; else RSFT."""
     return next((name for name in ("rsft_dpo", "dpo", "rsft") if name in metrics["systems"]), None)
+
+
+def baseline(metrics: Mapping[str, Any]) -> str | None:
+    """The plain query that the report holds models against: tuned where it was tuned."""
+    return next((name for name in ("bm25_tuned", "bm25") if name in metrics["systems"]), None)
+
+
+def best_control(metrics: Mapping[str, Any], measure: str = "mrr") -> str | None:
+    """The control with the highest value over all queries (the first in the table's order among equals)."""
+    there = [
+        name
+        for name in CONTROLS
+        if name in metrics["systems"] and metrics["systems"][name]["num_queries"] == metrics["num_queries"]
+    ]
+    return max(there, key=lambda name: metrics["systems"][name][measure]["value"], default=None)
 
 
 def best_model(metrics: Mapping[str, Any]) -> str | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from aqe.artifact import Artifact
 from aqe.base_model import LanguageModel
 from aqe.config.pipeline import PipelineConfig
+from aqe.evaluate.choice import Choice
+from aqe.evaluate.tune import Tuned
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,8 @@ class Origin:
     samples: Artifact
     ranks: Artifact
     preferences: Artifact
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was tried on dev: name -> MRR, and the best of it (the first of equals)."""
-
-    tried: Mapping[str, float]
-    best: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"chosen": self.best, "dev_mrr": dict(self.tried)}
+    bm25: Tuned
+    """What candidates were ranked with, and all but the plain row `bm25` is searched with."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +38,9 @@ class Evidence:
     """Every training stage of the run by the model that it ends in: of RSFT + DPO, RSFT too."""
     expansions: Mapping[str, Artifact | None]
     """By system, in the order of the table; None searches the plain queries."""
-    searched: Mapping[str, Artifact]
-    """By system."""
-    choices: Mapping[str, Choice]
+    searched: Mapping[str, tuple[Artifact, ...]]
+    """By system; of one that was trained with several seeds a search for each."""
+    choices: Mapping[str, Choice | Tuned]
     """What was chosen on dev, by the system that it makes."""
 
     @property

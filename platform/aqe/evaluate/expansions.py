@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aqe.compose import distinct_words
+from aqe.compose import distinct_words, repeats
 
 _WORD = re.compile(r"\w+")
 #: What a cut leaves hanging at the end.
@@ -58,6 +58,8 @@ class Diagnosis:
 
     empty_share: float | None
     copied_share: float | None
+    repeating_share: float | None
+    """Of those that say a word again."""
     mean_words: float | None
     leakage_share: float | None
     leaked: list[bool] | None
@@ -77,11 +79,12 @@ def diagnose(
         leaked = [leaks(t, a) for t, a in zip(queries if expansions is None else expansions, answers, strict=True)]
     share = None if leaked is None else sum(leaked) / judged
     if not expansions:
-        return Diagnosis(None, None, None, share, None)
+        return Diagnosis(None, None, None, None, share, None)
     total = len(expansions)
     return Diagnosis(
         empty_share=sum(map(is_empty, expansions)) / total,
         copied_share=sum(is_copied(q, e) for q, e in zip(queries, expansions, strict=True)) / total,
+        repeating_share=sum(repeats(e) > 0 for e in expansions) / total,
         mean_words=sum(len(words(e)) for e in expansions) / total,
         leakage_share=share,
         leaked=leaked,

@@ -1,8 +1,8 @@
 """Measures of a query: from its exact gold rank, and nDCG@10 from its hits.
 
 All are fractions in [0, 1]. Ranks are 1-based and exact to any depth, so `mrr` is never cut; `rr_100` is what a run
-file of 100 hits can show of it. A passage that is not found (score 0) is no hit at any depth, and its reciprocal rank
-is 0, whatever number stands for its rank.
+file of 100 hits can show of it, `rr_1000` what a list that is cut there can. A passage that is not found (score 0) is
+no hit at any depth, and its reciprocal rank is 0, whatever number stands for its rank.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from aqe.evaluate.runs import strict_scores
 from aqe.ranker import Hit
 
 TOP_K = (1, 5, 20, 100)
-MEASURES = (*(f"top_{k}" for k in TOP_K), "mrr", "rr_100", "ndcg_10")
-#: How a measure is called in tables, in the order of their columns (`rr_100` stays in the JSON file).
+MEASURES = (*(f"top_{k}" for k in TOP_K), "mrr", "rr_100", "rr_1000", "ndcg_10")
+#: How a measure is called in tables, in the order of their columns (the cut ones stay in the JSON file).
 COLUMNS = {
     "top_1": "top-1",
     "top_5": "top-5",
@@ -71,6 +71,7 @@ def per_query(
         **{f"top_{k}": top_k(shown, k) for k in TOP_K},
         "mrr": reciprocal_rank(shown),
         "rr_100": reciprocal_rank(shown, 100),
+        "rr_1000": reciprocal_rank(shown, 1000),
         "ndcg_10": np.asarray(ndcg, dtype=np.float64),
     }
 

@@ -1,9 +1,10 @@
 """Intervals and tests over queries: paired bootstrap, sign-flip permutation, wins and losses.
 
-The query is the unit that is drawn. All systems see the same draws, so that the interval of a difference belongs to
-the same resamples as those of its two values.
+The query is the unit that is drawn, and the seed of training where there were several. All systems see the same draws,
+so that the interval of a difference belongs to the same resamples as those of its two values.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,17 @@ def bootstrap_means(values: NDArray[np.float64], resamples: int, seed: int) -> N
         counts = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
         out[start : start + rows] = counts @ values / count
     return out
+
+
+def seed_weights(seeds: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Share of each training seed in each of `resamples` draws of as many seeds with replacement: (resamples, seeds).
+
+    The same for every system with so many: those that were trained with one seed belong together.
+    """
+    if seeds == 1:
+        return np.ones((resamples, 1))
+    rng = np.random.default_rng([seed, seeds])
+    return rng.multinomial(seeds, [1 / seeds] * seeds, size=resamples) / seeds
 
 
 def interval(value: float, resampled: NDArray[np.float64], confidence: float) -> Interval:
@@ -111,3 +123,13 @@ def halvings(ranks: NDArray[np.integer[Any]], against: NDArray[np.integer[Any]])
     Below 0 where they grow. Of gold ranks, so what is not found stands at 1 + the number of passages.
     """
     return float(np.mean(np.log2(against) - np.log2(ranks)))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values corrected for being several (Holm 1979), under their names."""
+    out: dict[str, float] = {}
+    highest = 0.0
+    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p))
+        out[name] = highest
+    return {name: out[name] for name in p_values}

@@ -9,8 +9,9 @@ import numpy as np
 from aqe.artifact import Artifact, Slices, read_parquet, write_parquet
 from aqe.config.rank import PreferConfig
 from aqe.errors import InputError
-from aqe.evaluate.evidence import Choice
+from aqe.evaluate.choice import Choice
 from aqe.evaluate.expansions import cut
+from aqe.evaluate.filter import Filter, choose_by_filter
 from aqe.evaluate.measures import reciprocal_rank, shown_ranks
 from aqe.prefer.candidates import Prompt, ranked_query
 from aqe.prefer.reader import PreferenceReader
@@ -87,6 +88,59 @@ def _cut(
     )
 
 
+def union(run: Run, count: int, *, judged: Artifact, samples: Artifact) -> Artifact:
+    """The words of the first `count` candidates of each query in one expansion: sampling in place of choosing."""
+
+    def rows() -> list[dict[str, Any]]:
+        data = samples.read().select(["qid", "sample_idx", "expansion"]).to_pylist()
+        said: dict[str, list[str]] = {}
+        for row in sorted(data, key=lambda row: row["sample_idx"]):
+            if row["sample_idx"] < count:
+                said.setdefault(row["qid"], []).append(row["expansion"])
+        return [{"qid": qid, "sample_idx": 0, "expansion": " ".join(own).strip()} for qid, own in said.items()]
+
+    drawn = samples.manifest["config"]["num_samples"]
+    return _derived(
+        run,
+        f"expansions_{_split(judged)}_union",
+        {"candidates": count},
+        {"samples": samples},
+        judged,
+        rows,
+        seconds_per_query=seconds_per_query(samples) * min(count, drawn) / drawn,
+        note=f"{note(samples)}, the words of {min(count, drawn)} candidates",
+    )
+
+
+def filtered(run: Run, trained: Filter, *, judged: Artifact, samples: Artifact) -> Artifact:
+    """Of each query the candidate that a trained reranker puts first."""
+
+    def rows() -> list[dict[str, Any]]:
+        texts = dict(
+            zip(*(read_parquet(judged.path / "queries.parquet")[c].to_pylist() for c in ("qid", "text")), strict=True)
+        )
+        drawn: dict[str, list[str]] = {}
+        for row in samples.read().select(["qid", "sample_idx", "expansion"]).sort_by("sample_idx").to_pylist():
+            drawn.setdefault(row["qid"], []).append(row["expansion"])
+        asked = [{"qid": qid, "query": texts[qid], "expansions": own} for qid, own in drawn.items()]
+        return [
+            {"qid": qid, "sample_idx": 0, "expansion": text}
+            for qid, text in choose_by_filter(run, trained, asked).items()
+        ]
+
+    return _derived(
+        run,
+        f"expansions_{_split(judged)}_filtered",
+        {},
+        {"samples": samples, "filter": trained.artifact},
+        judged,
+        rows,
+        seconds_per_query=seconds_per_query(samples),
+        note=f"{samples.manifest['config']['num_samples']} candidates, one chosen by a filter trained on "
+        f"{trained.artifact.stats['pairs']:,} pairs; the filter's own time is not counted",
+    )
+
+
 def best_of_n(run: Run, config: PreferConfig, *, judged: Artifact, samples: Artifact, ranks: Artifact) -> Artifact:
     """The best-ranked candidate of each query: what a perfect choice among n would give."""
 
@@ -157,6 +211,12 @@ def seconds_per_query(expansions: Artifact) -> float:
     stats = expansions.stats
     known = stats.get("seconds_per_query")
     return float(stats["busy_seconds"] / max(stats["rows_in"], 1) if known is None else known)
+
+
+def finished(expansions: Artifact) -> float | None:
+    """Share of the answers that ended by themselves, in place of at the token limit; None where others were cut."""
+    stats = expansions.stats
+    return 1 - stats["truncated"] / stats["candidates"] if stats.get("candidates") else None
 
 
 def note(expansions: Artifact) -> str:

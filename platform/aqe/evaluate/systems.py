@@ -1,22 +1,29 @@
 """The systems that are compared: where each one's expansions come from, and what the search found for them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
+from aqe.artifact import Artifact
 from aqe.evaluate.compare import System
 from aqe.evaluate.evidence import Evidence
 from aqe.evaluate.measures import ndcg_at_10
-from aqe.evaluate.stage import note, seconds_per_query
+from aqe.evaluate.stage import finished, note, seconds_per_query
 from aqe.ranker import Hit
 
 #: How tables and cards call a system.
 LABELS = {
     "bm25": "BM25, plain query",
+    "bm25_tuned": "BM25, k1 and b chosen on dev",
+    "bm25_rm3": "BM25 + RM3",
     "zero_shot": "zero-shot, the prompt that is served",
     "zero_shot_best": "zero-shot, the best prompt on dev",
     "zero_shot_cut": "zero-shot, best prompt, cut to the best length on dev",
+    "union": "union of candidates",
+    "filtered": "n candidates, one chosen by a trained filter",
+    "rsft_random": "RSFT on a random candidate",
     "rsft": "RSFT",
     "dpo": "DPO",
     "rsft_dpo": "RSFT + DPO",
@@ -26,11 +33,16 @@ LABELS = {
 
 def systems(evidence: Evidence, queries: pa.Table, qrels: pa.Table) -> list[System]:
     """All systems in the order of the evidence."""
-    return [_system(name, evidence, queries, qrels) for name in evidence.searched]
+    made = []
+    for name, searched in evidence.searched.items():
+        first, *others = (_system(name, one, evidence.expansions[name], queries, qrels) for one in searched)
+        made.append(replace(first, others=tuple(others)))
+    return made
 
 
-def _system(name: str, evidence: Evidence, queries: pa.Table, qrels: pa.Table) -> System:
-    expansions, data = evidence.expansions[name], evidence.searched[name].read()
+def _system(name: str, searched: Artifact, expansions: Artifact | None, queries: pa.Table, qrels: pa.Table) -> System:
+    """One system as one search found it. `expansions` are those of its first seed, which say what it costs."""
+    data = searched.read()
     qids = data["qid"].to_pylist()
     place = {qid: i for i, qid in enumerate(queries["qid"].to_pylist())}
     everything = len(qids) == len(place)
@@ -46,6 +58,8 @@ def _system(name: str, evidence: Evidence, queries: pa.Table, qrels: pa.Table) -
         index=None if everything else np.array([place[qid] for qid in qids], dtype=np.int64),
         seconds_per_query=search + (0.0 if expansions is None else seconds_per_query(expansions)),
         note="" if expansions is None else note(expansions),
+        cut=name == "bm25_rm3",
+        finished=None if expansions is None else finished(expansions),
     )
 
 

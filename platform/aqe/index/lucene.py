@@ -25,12 +25,12 @@ def _batches(corpus: Path) -> Iterator[pa.RecordBatch]:
         yield from pq.ParquetFile(path).iter_batches(BATCH)
 
 
-def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[str, Any]:
+def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say, vectors: bool = False) -> dict[str, Any]:
     """Index the passages (title, newline, text) of the Parquet files in `corpus` into `out`/lucene.
 
-    Runs in this process, which gets a JVM. Returns passages, seconds and bytes. Raises InputError when the corpus is
-    empty or the analyzer's language is unknown (Anserini would take English in silence), StorageError when the storage
-    refuses the index for long.
+    `vectors` stores each passage's terms too, which RM3 reads. Runs in this process, which gets a JVM. Returns
+    passages, seconds and bytes. Raises InputError when the corpus is empty or the analyzer's language is unknown
+    (Anserini would take English in silence), StorageError when the storage refuses the index for long.
     """
     total = sum(pq.ParquetFile(p).metadata.num_rows for p in parquet_files(corpus))
     if total == 0:
@@ -40,7 +40,8 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[
     analyzer(java, config.language)
     threads = config.threads or os.cpu_count() or 1
     started = time.perf_counter()
-    put(target, lambda part: _write(java, part, corpus, total, config.language, threads, say))
+    args = ["-language", config.language, *(["-storeDocvectors"] if vectors else [])]
+    put(target, lambda part: _write(java, part, corpus, total, args, threads, say))
     seconds = time.perf_counter() - started
     return {
         "passages": total,
@@ -50,12 +51,11 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say) -> dict[
     }
 
 
-def _write(java: Any, target: Path, corpus: Path, total: int, language: str, threads: int, say: Say) -> None:
+def _write(java: Any, target: Path, corpus: Path, total: int, how: list[str], threads: int, say: Say) -> None:
     """Index all `total` passages. OSError when not all of them are in the index at the end."""
     from pyserini.index.lucene import LuceneIndexer
 
-    args = ["-index", str(target), "-language", language, "-memoryBuffer", "256"]
-    indexer = LuceneIndexer(args=args, threads=threads)
+    indexer = LuceneIndexer(args=["-index", str(target), "-memoryBuffer", "256", *how], threads=threads)
     with Progress("build_index", total, "passages", say) as progress:
         for batch in _batches(corpus):
             columns = batch.to_pydict()
@@ -94,3 +94,18 @@ def analyzer(java: Any, language: str) -> Any:
     if name is None:
         raise InputError(f"index.language {language!r}: Anserini has no analyzer for it")
     return java(name)()
+
+
+def check_vectors(index: Path, heap: str) -> None:
+    """InputError unless the Lucene index stores its passages' terms, which RM3 reads."""
+    java: Any = jvm.start(heap)
+    directory = java("org.apache.lucene.store.FSDirectory").open(java("java.nio.file.Paths").get(str(index)))
+    reader = java("org.apache.lucene.index.DirectoryReader").open(directory)
+    stored = reader.numDocs() > 0 and reader.getTermVectors(0) is not None
+    reader.close()
+    directory.close()
+    if not stored:
+        raise InputError(
+            f"index.path: {index} does not store its passages' terms, which RM3 reads. Build it with Anserini's "
+            "-storeDocvectors, or leave bm25_rm3 out of evaluate.systems."
+        )

@@ -7,31 +7,36 @@ from aqe.artifact import Artifact, digest, file_digest
 from aqe.config.data import IndexConfig
 from aqe.index import jvm
 from aqe.index.convert import build_impacts_on_ray
-from aqe.index.lucene import build_index
+from aqe.index.lucene import build_index, check_vectors
 from aqe.index.shard import VERSION
 from aqe.nodes import on_node
 from aqe.run import Run
 
 
-def lucene_index(run: Run, config: IndexConfig, *, corpus: Artifact) -> Artifact:
-    """The Lucene index of the corpus, in `lucene/`: built, or the one that `index.path` names."""
+def lucene_index(run: Run, config: IndexConfig, vectors: bool = False, *, corpus: Artifact) -> Artifact:
+    """The Lucene index of the corpus, in `lucene/`: built, or the one that `index.path` names.
+
+    With `vectors` it stores the terms of each passage. InputError when the given one does not.
+    """
     given = config.path
 
     def build(out: Path) -> dict[str, Any]:
         if given is not None:
+            if vectors:
+                on_node(run.nodes("cpu"), check_vectors, given, config.jvm_heap, env=jvm.ray_env())
             link = out / "lucene"
             link.unlink(missing_ok=True)
             link.symlink_to(given)
             return {"passages": corpus.stats["passages"]}
         # A worker process of its own, with the environment that a JVM needs inside Ray.
         stats: dict[str, Any] = on_node(
-            run.nodes("cpu"), build_index, out, corpus.path / "data", config, run.say, env=jvm.ray_env()
+            run.nodes("cpu"), build_index, out, corpus.path / "data", config, run.say, vectors, env=jvm.ray_env()
         )
         return stats
 
     return run.make(
         "build_index",
-        config=config.model_dump(include={"language"}),
+        config={**config.model_dump(include={"language"}), **({"vectors": True} if vectors else {})},
         inputs={"corpus": corpus, **({} if given is None else {"given": _identity(given)})},
         packages=("pyserini",),
         build=build,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aqe.compose import repeats
 from aqe.config.rank import PreferConfig
 from aqe.endings import completion_ids
 from aqe.prefer.reward import REWARDS, Reward, by_rank
@@ -31,10 +32,21 @@ class Candidate:
     """Token ids that are trained on (see aqe.endings.completion_ids)."""
     expansion: str
     finished: bool
-    logprob_per_token: float
+    logprob: float
+    """Of all its tokens, in nats."""
+    tokens: int
     rank: int
     found: bool
     ndcg: float
+
+    @property
+    def logprob_per_token(self) -> float:
+        return self.logprob / max(self.tokens, 1)
+
+    @property
+    def repeats(self) -> int:
+        """Words that it says again."""
+        return repeats(self.expansion)
 
 
 @dataclass(frozen=True)
@@ -46,10 +58,18 @@ class RankedQuery:
     plain: Candidate
     candidates: tuple[Candidate, ...]
     reward: Reward = by_rank
+    depth: int | None = None
+    """Ranks beyond it are all alike, as if nothing were found; None tells all ranks apart."""
 
     def value(self, candidate: Candidate) -> float:
         """The candidate's reward."""
-        return self.reward(candidate.rank, candidate.found, candidate.ndcg)
+        if self.depth is None or candidate.rank <= self.depth:
+            return self.reward(candidate.rank, candidate.found, candidate.ndcg)
+        return self.reward(self.depth + 1, False, candidate.ndcg)
+
+    def place(self, candidate: Candidate) -> int:
+        """Its rank, as far as ranks are told apart."""
+        return candidate.rank if self.depth is None else min(candidate.rank, self.depth + 1)
 
     @property
     def sampled(self) -> list[Candidate]:
@@ -57,12 +77,22 @@ class RankedQuery:
         return [c for c in self.candidates if c.sample_idx != PLAIN]
 
     def best_first(self) -> list[Candidate]:
-        """By reward, then by rank; equals by log-probability per token, the likelier first; then by sample_idx."""
-        return sorted(self.candidates, key=lambda c: (-self.value(c), c.rank, -c.logprob_per_token, c.sample_idx))
+        """By reward, then by rank; of equals what ended by itself, then what repeats itself least, then the likeliest
+        as a whole (ADR 13); then by sample_idx.
+
+        With each word searched once a text that goes round in circles ties with its first words. Log-probability per
+        token would choose it: nothing is likelier than what was just said.
+        """
+        return sorted(
+            self.candidates,
+            key=lambda c: (-self.value(c), self.place(c), not c.finished, c.repeats, -c.logprob, c.sample_idx),
+        )
 
     def worst_first(self) -> list[Candidate]:
         """By reward, worst first; of equals the likelier first: unlearning what is never said changes little."""
-        return sorted(self.candidates, key=lambda c: (self.value(c), -c.rank, -c.logprob_per_token, c.sample_idx))
+        return sorted(
+            self.candidates, key=lambda c: (self.value(c), -self.place(c), -c.logprob_per_token, c.sample_idx)
+        )
 
 
 def ranked_query(row: Mapping[str, Any], prompt: Prompt, config: PreferConfig) -> RankedQuery:
@@ -72,7 +102,7 @@ def ranked_query(row: Mapping[str, Any], prompt: Prompt, config: PreferConfig) -
     it stands after its equals, because saying something is the rule.
     """
     values = {r["sample_idx"]: (r["gold_rank"], r["score"] > 0, _known(r["ndcg"])) for r in row["ranks"]}
-    plain = Candidate(PLAIN, "", (prompt.end,), "", True, -math.inf, *values[PLAIN])
+    plain = Candidate(PLAIN, "", (prompt.end,), "", True, -math.inf, 0, *values[PLAIN])
     candidates = [
         Candidate(
             sample["sample_idx"],
@@ -80,13 +110,14 @@ def ranked_query(row: Mapping[str, Any], prompt: Prompt, config: PreferConfig) -
             tuple(completion_ids(sample["token_ids"], sample["stop_at"], prompt.end)),
             sample["expansion"],
             sample["finish_reason"] == "stop",
-            sample["logprob"] / max(sample["num_tokens"], 1),
+            sample["logprob"],
+            sample["num_tokens"],
             *values[sample["sample_idx"]],
         )
         for sample in row["samples"]
     ]
     extra = [plain] if config.include_plain else []
-    return RankedQuery(row["qid"], prompt, plain, (*candidates, *extra), REWARDS[config.reward])
+    return RankedQuery(row["qid"], prompt, plain, (*candidates, *extra), REWARDS[config.reward], config.depth)
 
 
 def _known(ndcg: float | None) -> float:

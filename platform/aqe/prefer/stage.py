@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from aqe.artifact import GROUP_ROWS, Artifact, Slices, read_parquet
 from aqe.base_model import LanguageModel
+from aqe.compose import repeats
 from aqe.config.rank import PreferConfig
 from aqe.config.sample import PromptConfig
 from aqe.endings import taught_end
@@ -23,16 +24,22 @@ from aqe.prefer.diversity import collapse_warning, diversity, diversity_counts
 from aqe.prefer.pairs import dpo_rows
 from aqe.prefer.reader import PreferenceReader
 from aqe.prefer.reward import by_reciprocal_rank
-from aqe.prefer.select import rsft_row
+from aqe.prefer.select import random_row, rsft_row
 from aqe.prompts import load_tokenizer, render, token_ids
 from aqe.records import DPO, RSFT
 from aqe.run import Run
 from aqe.storage import put
 from aqe.units import Pool, Result, Row, Work, check_complete, cut_units, run_units, with_files
 
-_SETS = {"rsft": RSFT, "dpo": DPO}
-#: What one query gives: a target or none, and its pairs. Made into one file of each at the end.
-_GIVEN = pa.schema([("rsft", pa.struct(RSFT)), ("dpo", pa.list_(pa.struct(DPO)))])
+_SETS = {"rsft": RSFT, "rsft_random": RSFT, "dpo": DPO}
+#: What one query gives: a target or none, a random one, and its pairs. Made into one file of each at the end.
+_GIVEN = pa.schema([("rsft", pa.struct(RSFT)), ("rsft_random", pa.struct(RSFT)), ("dpo", pa.list_(pa.struct(DPO)))])
+#: Raise it when candidates of the same ranks are ordered otherwise than before.
+ORDER = 2
+#: How many rows of each the units counted.
+_COUNTED = {"rsft": "rsft_rows", "rsft_random": "rsft_random_rows", "dpo": "dpo_pairs"}
+#: What targets and pairs look like: counts.
+_SHAPES = ("rsft_repeating", "chosen_repeating", "rejected_repeating", "chosen_truncated", "rejected_truncated")
 
 
 def build_preferences(
@@ -45,7 +52,7 @@ def build_preferences(
     samples: Artifact,
     ranks: Artifact,
 ) -> Artifact:
-    """rsft.parquet (records.RSFT) and dpo.parquet (records.DPO), in the order of the queries in `judged`.
+    """rsft.parquet and rsft_random.parquet (records.RSFT), dpo.parquet (records.DPO), in the order of `judged`.
 
     More than six arguments, because three stages before it meet here. `prompt` is the one that trains, `model` the one
     whose tokens are trained. The statistics say how many queries gave a target and a pair, what the best
@@ -72,7 +79,7 @@ def build_preferences(
         stats = _statistics(counts, total)
         # Rows stay in the workers here, too.
         rows = on_node(nodes, gather, out, [unit.name for unit in units])
-        if rows != {"rsft": stats["rsft_rows"], "dpo": stats["dpo_pairs"]}:
+        if rows != {name: stats[count] for name, count in _COUNTED.items()}:
             raise ArtifactError(f"{out / 'data'} holds {rows}, not what its units counted. Run again: it is made anew.")
         shutil.rmtree(out / "data")
         _tell(run.say, stats)
@@ -80,7 +87,7 @@ def build_preferences(
 
     return run.make(
         "build_preferences",
-        config={"prefer": config.model_dump(), "prompt": prompt.model_dump()},
+        config={"prefer": config.model_dump(), "prompt": prompt.model_dump(), "order": ORDER},
         inputs={"samples": samples, "ranks": ranks},
         parents=(judged,),
         build=build,
@@ -103,12 +110,14 @@ class PreferWorker:
             try:
                 ranked = ranked_query(row, self._prompt_of(row["query"]), self._config)
                 target, pairs = rsft_row(ranked, self._config), dpo_rows(ranked, self._config)
-                counts.update(_counts(ranked))  # type: ignore[arg-type]
+                any_one = random_row(ranked, self._config)
+                counts.update(_counts(ranked, target, pairs))  # type: ignore[arg-type]
             except Exception as error:
                 dead.append((row, f"{type(error).__name__}: {error}"))
                 continue
-            given.append({"rsft": target, "dpo": pairs})
+            given.append({"rsft": target, "rsft_random": any_one, "dpo": pairs})
             counts["rsft_rows"] += target is not None
+            counts["rsft_random_rows"] += any_one is not None
             counts["dpo_pairs"] += len(pairs)
             counts["queries_with_pair"] += bool(pairs)
         return Result(pa.Table.from_pylist(given, schema=_GIVEN), dead, dict(counts))
@@ -118,7 +127,9 @@ class PreferWorker:
         return Prompt(text, tuple(token_ids(self._tokenizer, text)), self._end)
 
 
-def _counts(ranked: RankedQuery) -> dict[str, float]:
+def _counts(
+    ranked: RankedQuery, target: Mapping[str, Any] | None, pairs: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
     """What a query adds to the means over all."""
     plain, *own = [by_reciprocal_rank(c.rank, c.found, c.ndcg) for c in (ranked.plain, *ranked.sampled)]
     return {
@@ -127,6 +138,12 @@ def _counts(ranked: RankedQuery) -> dict[str, float]:
         "candidate_mrr": float(np.mean(own)),
         "best_mrr": max(own),
         "best_beats_plain": int(max(own) > plain),
+        # Texts that go round in circles, on either side: what is commoner among the chosen is learnt.
+        "rsft_repeating": int(target is not None and repeats(target["completion"]) > 0),
+        "chosen_repeating": sum(repeats(pair["chosen"]) > 0 for pair in pairs),
+        "rejected_repeating": sum(repeats(pair["rejected"]) > 0 for pair in pairs),
+        "chosen_truncated": sum(not pair["chosen_finished"] for pair in pairs),
+        "rejected_truncated": sum(not pair["rejected_finished"] for pair in pairs),
         **diversity_counts([candidate.expansion for candidate in ranked.sampled]),
     }
 
@@ -143,7 +160,8 @@ def _statistics(counts: Mapping[str, Any], total: int) -> dict[str, Any]:
     return {
         "queries": queries,
         "queries_without_candidates": total - queries,
-        **{name: int(counts[name]) for name in ("rsft_rows", "dpo_pairs", "queries_with_pair")},
+        **{name: int(counts[name]) for name in ("rsft_rows", "rsft_random_rows", "dpo_pairs", "queries_with_pair")},
+        **{name: int(counts[name]) for name in _SHAPES},
         **{name: round(counts[name] / queries, 5) for name in means},
         **diversity(counts),
         **{name: counts[name] for name in cost},
@@ -151,7 +169,7 @@ def _statistics(counts: Mapping[str, Any], total: int) -> dict[str, Any]:
 
 
 def gather(out: Path, units: Sequence[str]) -> dict[str, int]:
-    """Put what the units gave into rsft.parquet and dpo.parquet, in their order; returns the rows of each."""
+    """Put what the units gave into one file of each set, in their order; returns the rows of each."""
     files = [out / "data" / f"{unit}.parquet" for unit in units]
     return {name: _gather(files, name, schema, out / f"{name}.parquet") for name, schema in _SETS.items()}
 
@@ -164,7 +182,7 @@ def _gather(files: Sequence[Path], name: str, schema: pa.Schema, path: Path) -> 
         with pq.ParquetWriter(part, schema) as writer:
             for file in files:
                 column = read_parquet(file)[name].combine_chunks()
-                rows = column.drop_null() if name == "rsft" else pc.list_flatten(column)
+                rows = pc.list_flatten(column) if name == "dpo" else column.drop_null()
                 waiting.append(pa.Table.from_arrays(rows.flatten(), schema=schema))
                 if sum(table.num_rows for table in waiting) >= GROUP_ROWS:
                     writer.write_table(pa.concat_tables(waiting))

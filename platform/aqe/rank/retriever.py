@@ -1,7 +1,7 @@
 """What ranks and searches: an index, BM25's settings, and the engine that reads it in a pool's actors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ class Retriever:
     config: RankConfig
     bm25: IndexConfig
 
+    def at(self, k1: float, b: float) -> "Retriever":
+        """The same with another setting of BM25."""
+        return replace(self, bm25=self.bm25.model_copy(update={"k1": k1, "b": b}))
+
     def settings(self, *composing: str) -> dict[str, Any]:
         """What decides a result, for a fingerprint: composing queries, the keys `composing` too, BM25, the analysis."""
         names = {"engine", "query_weight", "distinct_words", *composing}
@@ -41,9 +45,16 @@ class Retriever:
 
     def pool(self, nodes: Nodes) -> Pool:
         """One actor a CPU core, with what a JVM needs inside Ray where the engine or the language wants one."""
-        java = self.config.engine == "lucene" or needs_java(self.bm25.language)
-        workers = self.config.workers or sum(nodes.cpus)
-        return Pool(workers, num_cpus=0.9, env=jvm.ray_env() if java else {}, labels=nodes.labels)
+        if self.config.engine == "lucene" or needs_java(self.bm25.language):
+            return self.java_pool(nodes)
+        return Pool(self._workers(nodes), num_cpus=0.9, labels=nodes.labels)
+
+    def java_pool(self, nodes: Nodes) -> Pool:
+        """The same number of actors, each with what a JVM needs inside Ray."""
+        return Pool(self._workers(nodes), num_cpus=0.9, env=jvm.ray_env(), labels=nodes.labels)
+
+    def _workers(self, nodes: Nodes) -> int:
+        return self.config.workers or sum(nodes.cpus)
 
     def source(self, labels: Mapping[str, str]) -> "RankerSource":
         """What a pool's actors open. With `rank.spread_shards` the shards' actors start here, on labelled nodes."""

@@ -10,7 +10,6 @@ from huggingface_hub import ModelCard, ModelCardData
 from aqe.align.stage import PACKAGES, STATS
 from aqe.artifact import versions
 from aqe.config.data import PACKAGE, is_path
-from aqe.config.pipeline import STAGES
 from aqe.evaluate.evidence import Origin
 from aqe.evaluate.measures import COLUMNS
 from aqe.evaluate.systems import LABELS
@@ -23,12 +22,17 @@ def write_card(origin: Origin, name: str, model_dir: Path, metrics: Mapping[str,
     config, prompt = origin.config, resolve(origin.config.prompt)
     write_model_card(
         model_dir,
-        title=f"AQE {LABELS[name]}: {config.name}",
+        title=f"AQE {LABELS.get(name) or ' + '.join(_stages(name)).upper()}: {config.name}",
         base_model=origin.base.source,
         license=origin.base.license,
         example=render(prompt, "(the query)", load_tokenizer(origin.base.path)),
         facts=_facts(origin, name, model_dir) | ({} if metrics is None else _results(origin, name, metrics)),
     )
+
+
+def _stages(name: str) -> list[str]:
+    """What a model was trained by, in order: each further round of DPO is one more."""
+    return [part for part in name.split("_") if part in ("rsft", "dpo")]
 
 
 def _facts(origin: Origin, name: str, model_dir: Path) -> dict[str, dict[str, Any]]:
@@ -49,12 +53,14 @@ def _facts(origin: Origin, name: str, model_dir: Path) -> dict[str, dict[str, An
         },
         "Index": {
             "name": origin.index.path.name,
-            **config.index.model_dump(include={"k1", "b", "language"}),
+            **dict(zip(("k1", "b"), origin.bm25.chosen, strict=True)),
+            "k1 and b": origin.bm25.why,
+            "language": config.index.language,
             **config.rank.model_dump(include={"query_weight", "distinct_words"}),
         },
         "Settings": {
-            "stages": STAGES[name],
-            **{f"{stage}.{k}": v for stage in STAGES[name] for k, v in getattr(align, stage).model_dump().items()},
+            "stages": _stages(name),
+            **{f"{stage}.{k}": v for stage in _stages(name) for k, v in getattr(align, stage).model_dump().items()},
             "adapters": "none, all weights were trained" if align.lora is None else align.lora.model_dump(),
             "precision": json.loads((model_dir.parent / STATS).read_text())["precision"],
             **align.model_dump(include={"zero_stage", "max_length", "seed"}),

@@ -66,7 +66,10 @@ def console_table(metrics: Mapping[str, Any]) -> str:
     body = [lines[0], rule, *lines[1:at], *([rule, *lines[at:]] if differences else [])]
     for name, measured in metrics["systems"].items():
         if measured["num_queries"] != total:
-            notes.append(f"* {name}: {measured['label']}, covers {measured['num_queries']} of the queries only")
+            beside = ", ".join(f"{n} {points(m['mrr']['value'])}" for n, m in measured.get("beside", {}).items())
+            same = f" (MRR on the same: {beside})" if beside else ""
+            said = f"* {name}: {measured['label']}, covers {measured['num_queries']} of the queries only{same}"
+            notes += textwrap.wrap(said, 118, subsequent_indent="  ")
     if leaks := [(n, s["leakage_share"]) for n, s in metrics["systems"].items() if s["leakage_share"] is not None]:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in leaks)
         notes += textwrap.wrap(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aqe.evaluate.compare import System, best_model
+from aqe.evaluate.compare import System, baseline, best_model
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,17 @@ def pick_examples(
     """`count` wins and losses with the largest ratio of gold ranks, in log2; then as many queries drawn at random.
 
     What is not found has the gold rank 1 + the number of passages there, and none in the examples.
-    The model is the aligned one with the best MRR, against BM25; without either there are no examples. Equal ratios
-    come in the order of the queries. `docs` gives title and text of a passage by docid, to show the relevant one.
+    The model is the aligned one with the best MRR, against the plain query; without either there are no examples. Equal
+    ratios come in the order of the queries. `docs` gives title and text of a passage by docid, to show the relevant
+    one.
     """
     by_name = {s.name: s for s in systems}
-    model = best_model(metrics)
-    if model is None or "bm25" not in by_name or not count:
+    model, plain = best_model(metrics), baseline(metrics)
+    if model is None or plain is None or not count:
         return Examples()
     total = queries.num_rows
     covered = {s.name: s.spread(total) for s in systems}
-    before, after = (covered[name][0] for name in ("bm25", model))
+    before, after = (covered[name][0] for name in (plain, model))
     both = np.flatnonzero((before > 0) & (after > 0))
     gain = np.log2(before[both]) - np.log2(after[both])
     order = np.argsort(-gain, kind="stable")
@@ -92,7 +93,7 @@ def pick_examples(
         rank = {row.system: row.rank for row in rows}
         positives = columns["positives"][i] or []
         title, text = next(((docs or {})[d] for d in positives if d in (docs or {})), ("", ""))
-        return Example(columns["qid"][i], columns["text"][i], rank["bm25"], rank[model], rows, title, text)
+        return Example(columns["qid"][i], columns["text"][i], rank[plain], rank[model], rows, title, text)
 
     return Examples(
         model, by_name[model].label, *([example(int(i)) for i in chosen] for chosen in (wins, losses, sorted(drawn)))

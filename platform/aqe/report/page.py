@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from aqe.artifact import write_parquet, write_text
 from aqe.compose import compose
-from aqe.evaluate.compare import System, main_model, ordered
+from aqe.evaluate.compare import System, baseline, best_control, main_model, ordered
 from aqe.evaluate.measures import COLUMNS, per_query
 from aqe.report.console import PLACE_NAMES, p_text, points
 from aqe.report.examples import pick_examples
@@ -100,17 +100,33 @@ def verdict(difference: Mapping[str, float]) -> str:
     return "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "not told apart"
 
 
+def about(system: Mapping[str, Any]) -> str:
+    """What a row of the table is, in a line."""
+    parts = [system["note"]] if system["note"] else []
+    if system["num_seeds"] > 1:
+        each = ", ".join(points(of_seed["mrr"]) for of_seed in system["of_seeds"])
+        parts.append(f"mean of {system['num_seeds']} training seeds (MRR {each})")
+    if system["lists_cut_at"]:
+        cut = f"{system['lists_cut_at']:,}"
+        parts.append(f"lists of {cut}; its differences in MRR are of lists that are cut there on both sides")
+    for measures in system.get("beside", {}).values():
+        value = points(measures["mrr"]["value"])
+        parts.append(f"{measures['label']} has MRR {value} on the same {system['num_queries']:,} queries")
+    return "; ".join(parts)
+
+
 def headlines(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Tiles at the top: top-1 of BM25, of the un-aligned model and of the aligned one, and the differences in MRR."""
+    """Tiles at the top: top-1 of BM25, of the best control and of the aligned model, and the differences in MRR."""
     systems, main = metrics["systems"], main_model(metrics)
+    plain, best = baseline(metrics), best_control(metrics)
     tiles = []
-    for name in ("bm25", "zero_shot", main):
+    for name in dict.fromkeys((plain, best, main)):
         if name in systems:
             top = systems[name]["top_1"]
             span = f"top-1, {points(top['low'])} to {points(top['high'])}"
             kind = "main" if name == main else ""
             tiles.append({"label": systems[name]["label"], "value": points(top["value"]), "note": span, "kind": kind})
-    for control in ("bm25", "zero_shot_best"):
+    for control in dict.fromkeys((plain, best)):
         if difference := metrics["differences"].get(f"{main}_vs_{control}", {}).get("mrr"):
             word = verdict(difference)
             span = f"MRR, {points(difference['low'], True)} to {points(difference['high'], True)}: {word}"
@@ -171,7 +187,13 @@ def _environment() -> jinja2.Environment:
         "md": markdown,
         "svg": Markup,
     }
-    environment.globals |= {"verdict": verdict, "p_text": p_text, "colour": colour, "places": PLACE_NAMES}
+    environment.globals |= {
+        "verdict": verdict,
+        "p_text": p_text,
+        "colour": colour,
+        "about": about,
+        "places": PLACE_NAMES,
+    }
     return environment
 
 
@@ -200,6 +222,7 @@ def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) 
         "context": context,
         "metrics": metrics,
         "main": main_model(metrics),
+        "control": best_control(metrics),
         "columns": COLUMNS,
         "best": best_values(metrics),
         "tiles": headlines(metrics),

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from aqe.evaluate.compare import CONTROLS, System, best_model, main_model
+from aqe.evaluate.compare import CONTROLS, System, baseline, best_model, main_model
 from aqe.evaluate.expansions import words
 from aqe.evaluate.significance import wins_losses_ties
 from aqe.report.console import points
@@ -195,11 +195,11 @@ def make_plots(
             label = metrics["systems"][main]["label"]
             caption = f"Paired, with {share} intervals; grey where the interval holds zero."
             drawn.append((differences(metrics, main), "differences", f"{label} minus each control", caption))
-        if best and "bm25" in by_name:
+        if best and (plain := baseline(metrics)):
             label = by_name[best].label
             title = f"Where {label} helps and where it hurts"
             caption = "Queries whose passage moves up, stays and moves down, by the rank that BM25 alone gives it."
-            drawn.append((by_bucket(by_name["bm25"], by_name[best], total), "buckets", title, caption))
+            drawn.append((by_bucket(by_name[plain], by_name[best], total), "buckets", title, caption))
         if stages:
             drawn.append((stage_cost(stages), "stages", "Cost of the stages", "Wall-clock time."))
         return {name: save(figure, out, name, title, text) for figure, name, title, text in drawn if figure}

@@ -51,7 +51,9 @@ def report(run: Run, evidence: Evidence) -> Artifact:
             "price_per_hour": config.price_per_hour.model_dump(),
         },
         inputs={
-            **evidence.searched,
+            **{
+                _of_seed(name, i): one for name, searched in evidence.searched.items() for i, one in enumerate(searched)
+            },
             "choices": digest(choices),
             "models": digest([evidence.models[name].fingerprint for name in config.models]),
         },
@@ -68,11 +70,18 @@ def metrics_of(artifact: Artifact) -> dict[str, Any]:
     return metrics
 
 
-def _write_runs(out: Path, searched: Mapping[str, Artifact], qrels: pa.Table) -> None:
+def _of_seed(name: str, number: int) -> str:
+    """A system as one of its seeds made it; the first is called as the system is."""
+    return name if number == 0 else f"{name}.seed{number}"
+
+
+def _write_runs(out: Path, searched: Mapping[str, tuple[Artifact, ...]], qrels: pa.Table) -> None:
     (out / "runs").mkdir(parents=True, exist_ok=True)
     write_qrels(out / "runs" / "qrels.txt", qrels)
-    for name, artifact in searched.items():
-        write_run(out / "runs" / f"{name}.trec", hits(artifact.read()), name)
+    for name, of_seeds in searched.items():
+        for number, artifact in enumerate(of_seeds):
+            run = _of_seed(name, number)
+            write_run(out / "runs" / f"{run}.trec", hits(artifact.read()), run)
 
 
 def _context(evidence: Evidence, queries: pa.Table, compared: list[System], out: Path) -> ReportContext:

@@ -15,10 +15,15 @@ from aqe.storage import put
 
 #: Okabe and Ito's palette, which colour-blind readers can tell apart; grey for what is no expander of ours.
 COLOURS = {
-    "bm25": "#7f868f",
+    "bm25": "#a3a9b1",
+    "bm25_tuned": "#7f868f",
+    "bm25_rm3": "#4d535b",
     "zero_shot": "#56b4e9",
     "zero_shot_best": "#2f7fc1",
     "zero_shot_cut": "#009e73",
+    "union": "#b8a000",
+    "filtered": "#7b4fa3",
+    "rsft_random": "#b07d62",
     "rsft": "#e69f00",
     "dpo": "#cc79a7",
     "rsft_dpo": "#d55e00",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aqe.artifact import write_text
-from aqe.evaluate.compare import CONTROLS, main_model
+from aqe.evaluate.compare import CONTROLS, best_control, main_model
 from aqe.evaluate.measures import COLUMNS
 from aqe.report.console import points
 
@@ -58,9 +58,11 @@ def summary(metrics: Mapping[str, Any]) -> str:
         values = [_value(difference[m], interval=True, sign=True) for m in measures]
         counts = f"{seen['wins']} / {seen['losses']} / {seen['ties']}"
         lines.append(f"| {systems[control]['label']} | " + " | ".join([*values, counts]) + " |")
-    if gain := metrics["relative_gains"].get(f"{main}_vs_zero_shot", {}).get("top_1"):
+    best = best_control(metrics, "top_1")
+    if best and (gain := metrics["relative_gains"].get(f"{main}_vs_{best}", {}).get("top_1")):
         low, high = (f"{gain[key] * 100:+.1f}" for key in ("low", "high"))
-        lines += ["", f"Relative gain in top-1 over zero-shot: {gain['value'] * 100:+.1f} % [{low}, {high}]."]
+        best = f"the best control ({systems[best]['label']})"
+        lines += ["", f"Relative gain in top-1 over {best}: {gain['value'] * 100:+.1f} % [{low}, {high}]."]
     return "\n".join(lines)
 
 
