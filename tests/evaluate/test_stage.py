@@ -11,10 +11,19 @@ from aqe.compose import compose
 from aqe.config.data import IndexConfig
 from aqe.config.rank import PreferConfig, RankConfig
 from aqe.evaluate.expansions import cut
-from aqe.evaluate.stage import best_of_n, choose_cut, choose_prompt, cut_expansions, note, seconds_per_query, texts
+from aqe.evaluate.stage import (
+    best_of_n,
+    choose_cut,
+    choose_prompt,
+    cut_expansions,
+    note,
+    seconds_per_query,
+    texts,
+    union,
+)
 from aqe.impacts.gold import open_gold_ranker
 from aqe.rank.retriever import Retriever
-from aqe.rank.stage import rank_expansions
+from aqe.rank.stage import rank_expansions, search_expansions
 from aqe.records import JUDGED, SAMPLES, table
 from aqe.run import Run
 from tests.impacts.test_gold import build
@@ -137,3 +146,15 @@ def test_the_oracle_takes_the_best_of_the_first_queries_candidates(
     assert list(texts(oracle)) == list(candidates)
     assert oracle.stats["queries_per_unit"] == 6
     assert note(oracle) == "3 candidates, the best chosen by its true rank"
+
+
+def test_the_union_searches_the_words_of_the_first_candidates(
+    ray_cluster: None, run: Run, retriever: Retriever, judged: Artifact
+) -> None:
+    drawn = sampled(run, "several", {f"q{i}": ["w1", f"own{i}", "all", "w2"] for i in range(9)})
+    made = union(run, 3, judged=judged, samples=drawn)
+    assert texts(made) == {f"q{i}": f"w1 own{i} all" for i in range(9)}
+    assert note(made) == "prompt several, the words of 3 candidates"
+    assert seconds_per_query(made) == pytest.approx(seconds_per_query(drawn) * 3 / 4)
+    found = search_expansions(run, retriever, judged=judged, expansions=made, stage="search_union").read()
+    assert set(found["gold_rank"].to_pylist()) == {1}

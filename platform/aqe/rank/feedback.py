@@ -58,7 +58,7 @@ class FeedbackSearcher:
         return int(self._searcher.num_docs)
 
     def search(self, text: str, rm3: Rm3) -> list[Hit]:
-        """The first DEPTH passages."""
+        """The first DEPTH passages, all of them with a score above 0."""
         if rm3 != self._set:
             # Anserini's filter of terms keeps Latin letters and digits alone: right for English.
             self._searcher.set_rm3(
@@ -68,7 +68,8 @@ class FeedbackSearcher:
                 filter_terms=self._english,
             )
             self._set = rm3
-        return [Hit(hit.docid, float(hit.score)) for hit in self._searcher.search(text, k=DEPTH)]
+        # With all weight on the query's own words the new ones match, too, at no score.
+        return [Hit(hit.docid, float(hit.score)) for hit in self._searcher.search(text, k=DEPTH) if hit.score > 0]
 
 
 def rank_in(hits: Sequence[Hit], relevant: Sequence[str], passages: int) -> tuple[str, int, float]:
