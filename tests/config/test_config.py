@@ -59,6 +59,11 @@ def test_presets_hold_only_differences(path: Path) -> None:
         ("align.dpo.beta=-1", "align.dpo.beta"),
         ("align.stages=[dpo, rsft]", "stages"),
         ("sample.num_samples=1", "DPO needs two candidates"),
+        ("evaluate.systems=[bm25, rm3]", "evaluate.systems.1"),
+        ("evaluate.pools={all: [nq]}", "evaluate.pools.all names nq; queries.test has reverse_dictionary"),
+        ("evaluate.pools={reverse_dictionary: [reverse_dictionary]}", "has the name of a test set"),
+        ("align.dpo.loss_weights=[1.0, 0.5]", "`dpo.loss_weights` has 2 numbers"),
+        ("evaluate.seeds=0", "evaluate.seeds"),
         ("models=[sft]", "models"),
         ("prompt={name: x, template: no place}", "{query} exactly once"),
         ("sample.seed", "key.path=value"),
@@ -70,6 +75,28 @@ def test_mistakes_are_named(assignment: str, mention: str) -> None:
     with pytest.raises(ConfigError, match=r".") as caught:
         load_config("demo", [assignment], ROOT)
     assert mention in str(caught.value)
+
+
+def test_union_and_filter_need_several_candidates() -> None:
+    only_rsft = ["models=[rsft]", "align.stages=[rsft]", "sample.num_samples=1"]
+    with pytest.raises(ConfigError, match=r"evaluate\.systems names filtered, union, made of several candidates"):
+        load_config("demo", [*only_rsft, "evaluate.systems=[bm25, union, filtered]"], ROOT)
+    assert load_config("demo", [*only_rsft, "evaluate.systems=[bm25]"], ROOT).sample.num_samples == 1
+
+
+def test_each_seed_trains_anew_and_the_last_samples_anew() -> None:
+    config = load_config("demo", ["evaluate.seeds=3", "align.seed=5", "sample.seed=7"], ROOT)
+    seeds = [(one.align.seed, one.sample.seed) for one in map(config.seeded, range(3))]
+    assert seeds == [(5, 7), (6, 7), (7, 8)] and config.seeded(0) == config
+    alone = load_config("demo", ["align.seed=5", "sample.seed=7"], ROOT)
+    assert alone.seeded(0) == alone
+
+
+def test_which_pairs_dpo_reads_is_no_setting_of_the_training(tmp_path: Path) -> None:
+    once, twice = (load_config("demo", [f"align.dpo.rounds={n}"], ROOT).align for n in (1, 2))
+    assert once.decisive("dpo") == twice.decisive("dpo")
+    both = load_config("demo", ["align.dpo.loss_type=[sigmoid, sft]", "align.dpo.loss_weights=[1.0, 0.2]"], ROOT).align
+    assert both.decisive("dpo") != once.decisive("dpo") and both.decisive("rsft") == once.decisive("rsft")
 
 
 def test_unknown_preset_lists_the_presets() -> None:

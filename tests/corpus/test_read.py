@@ -129,10 +129,41 @@ def test_queries_without_optional_columns_and_with_wrong_lists(tmp_path: Path) -
     )
     queries, dead = read.read_queries(FileQueries(format="jsonl", path=file, order="file"))
     assert queries.to_pylist() == [
-        {"qid": "1", "text": "a", "answers": [], "positives": ["d"]},
-        {"qid": "2", "text": "b", "answers": [], "positives": []},
+        {"qid": "1", "text": "a", "answers": [], "positives": ["d"], "dataset": "q"},
+        {"qid": "2", "text": "b", "answers": [], "positives": [], "dataset": "q"},
     ]
     assert dead.num_rows == 2
+
+
+def test_datasets_are_dealt_out_in_turn_and_a_question_belongs_to_the_first(tmp_path: Path) -> None:
+    rows = {
+        "large": [{"qid": f"l{i}", "text": f"large {i}"} for i in range(5)],
+        "small.test": [{"qid": f"s{i}", "text": f"Large {i}?"} for i in range(2)] + [{"qid": "s2", "text": "large 9"}],
+    }
+    for name, lines in rows.items():
+        write_lines(tmp_path / f"{name}.jsonl", *lines)
+    for split in ("train", "dev"):
+        write_lines(tmp_path / f"{split}.jsonl", {"qid": split, "text": split})
+
+    def of(*names: str) -> FileQueries:
+        return FileQueries(format="jsonl", path=[tmp_path / f"{name}.jsonl" for name in names], order="file")
+
+    both = of("small.test", "large")
+    queries, _ = read.read_queries(both)
+    assert queries["qid"].to_pylist() == ["s0", "l0", "s1", "l1", "s2", "l2", "l3", "l4"]
+    splits = SplitsConfig(train=of("train"), dev=of("dev"), test=both)
+    assert splits.datasets("test") == ("small.test", "large")
+    stats = read.write_queries(tmp_path / "out", splits)
+    kept = pq.read_table(tmp_path / "out" / "test.parquet")
+    assert kept["qid"].to_pylist() == ["s0", "s1", "s2", "l2", "l3", "l4"]
+    assert set(kept["dataset"].to_pylist()) == {"small.test", "large"}
+    reasons = pq.read_table(tmp_path / "out" / "dead_letters.parquet")["reason"].to_pylist()
+    assert reasons == ["l0: small.test asks the same", "l1: small.test asks the same"] and stats["shared"] == 2
+    # In the other order the questions are the other one's.
+    other = splits.model_copy(update={"test": of("large", "small.test")})
+    read.write_queries(tmp_path / "other", other)
+    kept = pq.read_table(tmp_path / "other" / "test.parquet")
+    assert kept["qid"].to_pylist() == ["l0", "l1", "l2", "s2", "l3", "l4"]
 
 
 def test_write_corpus_writes_shards_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,15 @@ def train_filter(
         source = _Source.of(judged, samples, ranks, config)
         run.say(f"train_filter: {len(LEARNING_RATES)} learning rates, one pass over the pairs each")
         stats: dict[str, Any] = on_node(
-            nodes, _fit, source, str(model.path), out / "model", use_gpu, env=_env(use_gpu, nodes.cpus), gpu=use_gpu
+            nodes,
+            _fit,
+            source,
+            str(model.path),
+            out / "model",
+            LEARNING_RATES,
+            use_gpu,
+            env=_env(use_gpu, nodes.cpus),
+            gpu=use_gpu,
         )
         return stats
 
@@ -127,7 +135,7 @@ def _kept_apart(qid: str) -> bool:
     return int(hashlib.md5(qid.encode()).hexdigest()[-8:], 16) % KEPT_APART == 0
 
 
-def _fit(source: _Source, model: str, out: Path, use_gpu: bool) -> dict[str, Any]:
+def _fit(source: _Source, model: str, out: Path, rates: Sequence[float], use_gpu: bool) -> dict[str, Any]:
     """Train with each learning rate, keep the best at `out`. Runs as a task, in a process of its own."""
     import torch
     from datasets import Dataset
@@ -153,7 +161,7 @@ def _fit(source: _Source, model: str, out: Path, use_gpu: bool) -> dict[str, Any
         )
     tried: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="aqe_filter_") as scratch:
-        for rate in LEARNING_RATES:
+        for rate in rates:
             torch.manual_seed(0)
             reranker = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
             reranker.config.pad_token_id = tokenizer.pad_token_id
