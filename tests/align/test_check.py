@@ -21,6 +21,7 @@ def test_defaults_and_passed_through_fields_are_fine() -> None:
             {"dpo": {"trl": {"label_smoothing": 0.1, "max_steps": 3}}, "rsft": {"trl": {"loss_type": "dft"}}}
         )
     )
+    check_align(AlignConfig.model_validate({"dpo": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]}}))
     check_align(AlignConfig.model_validate({"precision": "bfloat16", "lora": {"target_modules": ["q_proj"]}}))
 
 
@@ -34,6 +35,8 @@ def test_defaults_and_passed_through_fields_are_fine() -> None:
         ({"dpo": {"trl": {"loss_type": "ipo"}}}, r"Set align\.dpo\.loss_type"),
         ({"rsft": {"trl": {"packing": True}}}, "AQE tokenises"),
         ({"dpo": {"loss_type": "sigmod"}}, "sigmod.*sigmoid"),
+        ({"dpo": {"loss_type": ["sigmoid", "sfft"]}}, "has sfft; it can be one, or a list, of sigmoid"),
+        ({"dpo": {"loss_type": []}}, "has no loss"),
         ({"dpo": {"loss_type": "exo_pair"}}, "label_smoothing above 0"),
         ({"rsft": {"trl": {"loss_type": "hinge"}}}, "nll, dft"),
         ({"rsft": {"lr_scheduler": "wavy"}}, "align.rsft: TRL does not take.*wavy"),

@@ -107,6 +107,19 @@ def test_loss_and_gradients_equal_the_computation_by_hand(kind: Kind, beta: floa
     assert torch.linalg.vector_norm(got - truth) < 1e-5 * torch.linalg.vector_norm(truth)
 
 
+def test_a_list_of_losses_adds_the_likelihood_of_the_chosen(start: Path, tmp_path: Path) -> None:
+    both = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.25]}
+    trainer, rows = trainer_of("dpo", start, tmp_path, AlignConfig.model_validate({"dpo": both}))
+    move(trainer.model)
+    loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    reference = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float64)
+    policy = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float64)
+    policy.load_state_dict({name: weight.double() for name, weight in trainer.model.state_dict().items()})
+    chosen = torch.cat([log_probs(policy, row["prompt_ids"], row["chosen_ids"]) for row in rows])
+    expected = dpo_by_hand(policy, reference, rows, 0.1) - 0.25 * chosen.mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_the_batch_that_trl_builds_holds_our_labels(start: Path, tmp_path: Path) -> None:
     trainer, rows = trainer_of("rsft", start, tmp_path, AlignConfig())
     batch = next(iter(trainer.get_train_dataloader()))

@@ -20,7 +20,6 @@ OWNED = {
     "lr_scheduler_type": "align.{stage}.lr_scheduler",
     "max_grad_norm": "align.{stage}.max_grad_norm",
     "beta": "align.dpo.beta",
-    "loss_type": "align.dpo.loss_type",
     "loss_weights": "align.dpo.loss_weights",
     "max_length": "align.max_length",
     "seed": "align.seed",

@@ -103,13 +103,18 @@ def _check_fields(kind: Kind, config: AlignConfig) -> None:
 
 
 def _check_loss(kind: Kind, config: AlignConfig) -> None:
-    if kind == "dpo" and config.dpo.loss_type not in DPO_LOSSES:
-        raise ConfigError(f"align.dpo.loss_type is {config.dpo.loss_type!r}; it can be {', '.join(DPO_LOSSES)}.")
+    losses = (config.dpo.loss_type,) if isinstance(config.dpo.loss_type, str) else config.dpo.loss_type
+    unknown = [loss for loss in losses if loss not in DPO_LOSSES]
+    if kind == "dpo" and (unknown or not losses):
+        raise ConfigError(
+            f"align.dpo.loss_type has {', '.join(unknown) or 'no loss'}; it can be one, or a list, of "
+            f"{', '.join(DPO_LOSSES)}."
+        )
     loss = config.rsft.trl.get("loss_type", "nll")
     if kind == "rsft" and loss not in SFT_LOSSES:
         raise ConfigError(f"align.rsft.trl.loss_type is {loss!r}; it can be {', '.join(SFT_LOSSES)}.")
     smoothing = config.dpo.trl.get("label_smoothing", 0.0)
-    if kind == "dpo" and config.dpo.loss_type == "exo_pair" and not smoothing:
+    if kind == "dpo" and "exo_pair" in losses and not smoothing:
         raise ConfigError("align.dpo.loss_type exo_pair needs align.dpo.trl.label_smoothing above 0 (its paper: 1e-3).")
 
 
