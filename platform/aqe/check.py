@@ -4,6 +4,7 @@ from pathlib import Path
 
 from aqe.align.check import check_align, check_lora
 from aqe.base_model import Checked, check_model
+from aqe.config.base import Config
 from aqe.config.data import SPLITS, FileCorpus, FileQueries
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
@@ -16,11 +17,11 @@ from aqe.sample.load import choose_engine, cpu_build
 
 def check(config: PipelineConfig) -> None:
     """Raise ConfigError, InputError or DependencyError that says what is wrong and what to do."""
-    sources = [("corpus.path", config.corpus)]
-    sources += [(f"queries.{s}.path", getattr(config.queries, s)) for s in SPLITS]
-    for key, source in sources:
+    read: list[tuple[str, Config]] = [("corpus.path", config.corpus)]
+    read += [(f"queries.{split}.path", source) for split in SPLITS for source in config.queries.sources(split)]
+    for key, source in read:
         if isinstance(source, FileCorpus | FileQueries):
-            for path in source.path if isinstance(source.path, list) else [source.path]:
+            for path in [*source.paths, *source.without] if isinstance(source, FileQueries) else [source.path]:
                 _exists(key, path)
         else:
             from aqe.corpus.reverse_dictionary import check_packages

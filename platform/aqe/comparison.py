@@ -108,6 +108,7 @@ class Comparison:
         expansions: dict[str, Artifact | None] = {}
         searched: dict[str, tuple[Artifact, ...]] = {}
         choices: dict[str, Choice | Tuned] = {}
+        learned: dict[str, tuple[Artifact, ...]] = {}
         for system in self.wanted:
             if system == "bm25_rm3":
                 dev, index = first.judged("dev"), first.index
@@ -120,19 +121,20 @@ class Comparison:
         served = resolve(self.config.prompt)
         for name in [RANDOM] * (RANDOM in self.wanted) + list(self.config.models):
             written = [p.expansions(self.split, served, p.aligned(name)) for p in self.pipelines]
+            learned[name] = tuple(p.model(p.aligned(name)) for p in self.pipelines)
             expansions[name] = written[0]
             searched[name] = tuple(self._searched(name, one) for one in written)
         if "bm25_tuned" in self.wanted:
             choices["bm25_tuned"] = first.tuned
         if "filtered" in self.wanted:
-            choices["filtered"] = self._filter.choice
+            choices["filtered"], learned["filtered"] = self._filter.choice, (self._filter.artifact,)
         if "zero_shot_best" in self.wanted or "zero_shot_cut" in self.wanted:
             choices["zero_shot_best"] = self._prompt
         if "zero_shot_cut" in self.wanted:
             choices["zero_shot_cut"] = self._words
         models = {name: first.model(first.aligned(name)) for name in trained(self.config.models)}
         splits: dict[str, Artifact] = {name: first.judged(name) for name in SPLITS}
-        return Evidence(first.origin, splits, models, expansions, searched, choices)
+        return Evidence(first.origin, splits, models, expansions, searched, learned, choices)
 
     def evaluate(self) -> str:
         """Build the report, and the models' cards from it; returns what the terminal shows."""

@@ -198,3 +198,21 @@ def test_write_queries_keeps_splits_apart(tmp_path: Path) -> None:
     assert stats == {"train": 1, "dev": 1, "test": 2, "shared": 4, "dead": 4}
     reasons = pq.read_table(tmp_path / "out" / "dead_letters.parquet")["reason"].to_pylist()
     assert any("b: its text is also in a split that train is" in reason for reason in reasons)
+
+
+def test_several_sources_and_questions_that_are_left_out(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", *({"qid": f"a{i}", "text": f"question {i}?"} for i in range(6)))
+    write_lines(tmp_path / "b.jsonl", *({"qid": f"b{i}", "text": f"Question {i}"} for i in (1, 3)))
+    write_lines(tmp_path / "c.jsonl", {"qid": "c", "text": "another"}, {"qid": "a0", "text": "a qid of the first"})
+    first = FileQueries(
+        format="jsonl", path=tmp_path / "a.jsonl", without=(tmp_path / "b.jsonl",), order="file", limit=3
+    )
+    second = FileQueries(format="jsonl", path=[tmp_path / "c.jsonl"], order="file")
+    queries, dead = read.read_queries(first, second)
+    assert queries["qid"].to_pylist() == ["a0", "c", "a2", "a4"]
+    assert queries["dataset"].to_pylist() == ["a", "c", "a", "a"]
+    assert [reason.split("/")[-1] for reason in dead["reason"].to_pylist()] == [
+        "c.jsonl:2 has the qid 'a0' of an earlier row"
+    ]
+    splits = SplitsConfig(train=(first, second), dev=second, test=second)
+    assert splits.datasets("train") == ("a", "c") and splits.datasets("dev") == ("c",)

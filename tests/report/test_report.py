@@ -439,7 +439,10 @@ def test_test_sets_and_pools_of_them_are_reported_apart(systems: list[System], t
     write_report(tmp_path, metrics, ReportContext("t", queries, systems))
     assert "<h2>By test set</h2>" in (tmp_path / "report.html").read_text()
     assert "## By test set" in (tmp_path / "report.md").read_text()
-    assert evaluate(make_queries(), systems, CONFIG)["parts"] == {}
+    alone = evaluate(make_queries(), systems, CONFIG)
+    assert list(alone["parts"]) == ["only"] and alone["parts"]["only"]["differences"] == alone["differences"]
+    write_report(tmp_path, alone, ReportContext("t", make_queries(), systems))
+    assert "By test set" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_row_of_some_queries_has_others_beside_it(

@@ -55,12 +55,18 @@ class FileQueries(Config):
     format: Literal["parquet", "jsonl"]
     path: Path | list[Path]
     """A file (.gz allowed for JSONL), a directory of files, or a list of them."""
+    without: tuple[Path, ...] = ()
+    """Files of the same format whose questions are left out, before anything is skipped or counted."""
     skip: int = Field(default=0, ge=0)
     """Queries left out from the head of each file, after `order`."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many queries of each file; null means all."""
     order: Literal["file", "hash"] = "hash"
     """`hash`: in the order of the MD5 of their qid, so that a `limit` is a fair sample; `file`: as they lie."""
+
+    @property
+    def paths(self) -> list[Path]:
+        return self.path if isinstance(self.path, list) else [self.path]
 
 
 class ReverseDictionaryQueries(Config):
@@ -85,19 +91,32 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-class SplitsConfig(Config):
-    """Queries to align on, to choose on, and to report on. No query may be in two of them."""
+Sources = QueriesConfig | Annotated[tuple[QueriesConfig, ...], Field(min_length=1)]
 
-    train: QueriesConfig
-    dev: QueriesConfig
-    test: QueriesConfig
+
+class SplitsConfig(Config):
+    """Queries to align on, to choose on, and to report on, each from one source or a list of them.
+
+    No query may be in two of them.
+    """
+
+    train: Sources
+    dev: Sources
+    test: Sources
+
+    def sources(self, split: Split) -> "tuple[FileQueries | ReverseDictionaryQueries, ...]":
+        """Where the queries of a split come from."""
+        sources = getattr(self, split)
+        return sources if isinstance(sources, tuple) else (sources,)
 
     def datasets(self, split: Split) -> tuple[str, ...]:
-        """Where the queries of a split come from, in order."""
-        source = getattr(self, split)
-        if not isinstance(source, FileQueries):
-            return (source.format,)
-        return tuple(map(dataset_name, source.path if isinstance(source.path, list) else [source.path]))
+        """The names of the datasets of a split, in order."""
+        names: list[str] = []
+        for source in self.sources(split):
+            names += (
+                [dataset_name(path) for path in source.paths] if isinstance(source, FileQueries) else [source.format]
+            )
+        return tuple(dict.fromkeys(names))
 
 
 class IndexConfig(Config):

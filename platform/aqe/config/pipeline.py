@@ -146,11 +146,13 @@ def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
     def fix(path: Path) -> Path:
         return Path(base_dir, path.expanduser()).resolve()
 
-    def queries(split: Any) -> Any:
-        if not isinstance(split, FileQueries):
-            return split
-        paths = [fix(p) for p in split.path] if isinstance(split.path, list) else fix(split.path)
-        return split.model_copy(update={"path": paths})
+    def queries(source: Any) -> Any:
+        if isinstance(source, tuple):
+            return tuple(map(queries, source))
+        if not isinstance(source, FileQueries):
+            return source
+        paths = [fix(p) for p in source.path] if isinstance(source.path, list) else fix(source.path)
+        return source.model_copy(update={"path": paths, "without": tuple(map(fix, source.without))})
 
     splits = SplitsConfig(**{s: queries(getattr(config.queries, s)) for s in SPLITS})
     corpus = config.corpus

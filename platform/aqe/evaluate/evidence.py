@@ -40,6 +40,8 @@ class Evidence:
     """By system, in the order of the table; None searches the plain queries."""
     searched: Mapping[str, tuple[Artifact, ...]]
     """By system; of one that was trained with several seeds a search for each."""
+    trained: Mapping[str, tuple[Artifact, ...]]
+    """What was trained for a system, for each seed: the last stage of an aligned model, the filter of `filtered`."""
     choices: Mapping[str, Choice | Tuned]
     """What was chosen on dev, by the system that it makes."""
 

@@ -35,7 +35,8 @@ def report(run: Run, evidence: Evidence) -> Artifact:
         queries = read_parquet(evidence.reported.path / "queries.parquet")
         qrels = read_parquet(evidence.reported.path / "qrels.parquet")
         compared = systems(evidence, queries, qrels)
-        metrics = evaluate(queries, compared, config.evaluate) | {"chosen_on_dev": choices}
+        metrics = evaluate(queries, compared, config.evaluate)
+        metrics |= {"chosen_on_dev": choices, "made": _made(evidence)}
         _write_runs(out, evidence.searched, qrels)
         write_report(out, metrics, _context(evidence, queries, compared, out))
         table = console_table(metrics)
@@ -73,6 +74,19 @@ def metrics_of(artifact: Artifact) -> dict[str, Any]:
 def _of_seed(name: str, number: int) -> str:
     """A system as one of its seeds made it; the first is called as the system is."""
     return name if number == 0 else f"{name}.seed{number}"
+
+
+def _made(evidence: Evidence) -> dict[str, Any]:
+    """What each system took beside the candidates: hours of training, writing and searching, and rows to train on."""
+    made = {}
+    for name, searched in evidence.searched.items():
+        learned, written = evidence.trained.get(name, ()), evidence.expansions[name]
+        stats = [artifact.stats for artifact in (*learned, *searched, *([] if written is None else [written]))]
+        made[name] = {
+            **{f"{kind}_hours": round(sum(of.get(f"{kind}_hours", 0.0) for of in stats), 5) for kind in ("cpu", "gpu")},
+            "training_rows": [of.stats["rows"] if "rows" in of.stats else of.stats["pairs"] for of in learned],
+        }
+    return made
 
 
 def _write_runs(out: Path, searched: Mapping[str, tuple[Artifact, ...]], qrels: pa.Table) -> None:
