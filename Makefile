@@ -10,8 +10,8 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart wiki-small test test-slow test-cluster test-faults lint lock docs bench bench-rank bench-scaling \
-  bench-driver bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
+.PHONY: help setup demo quickstart results-quickstart results-wiki wiki-small test test-slow test-cluster test-faults lint lock docs bench bench-rank bench-scaling \
+  bench-driver bench-efficiency bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -36,6 +36,14 @@ demo: setup  ## the whole loop at small counts (13 minutes on 2 cores, 8 GB of m
 
 quickstart: setup  ## the whole loop with counts large enough for a result (60 to 90 minutes on 2 cores); resumes
 	@$(PY) -m cluster.local.submit --config quickstart
+
+results-quickstart: setup  ## the quickstart with every control and three seeds, and its table (hours; see docs/results.md)
+	@$(PY) -m cluster.local.submit --config results_quickstart
+	@$(PY) -m aqe.report.results runs/results_quickstart/report docs/results/quickstart.json
+
+results-wiki: setup  ## the same on Wikipedia passages that lie in ../shared/data/wiki (hours; see docs/results.md)
+	@$(PY) -m cluster.local.submit --config wiki
+	@$(PY) -m aqe.report.results runs/wiki/report docs/results/wiki.json
 
 wiki-small: setup  ## the recipe on Wikipedia passages that lie in ../shared/data/wiki
 	@$(PY) -m cluster.local.submit --config wiki_small
@@ -70,7 +78,10 @@ bench-driver: setup  ## the driver's memory with 80,000 queries x 50 candidates,
 bench-gpu: setup  ## the transformers engine and a training step on a GPU, at real models' sizes (4 minutes)
 	@$(PY) benchmarks/gpu.py
 
-bench-serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB of memory; after make quickstart)
+bench-bench-efficiency: setup  ## one greedy expansion against generate-then-filter: time and memory (after make results-quickstart)
+	@$(PY) benchmarks/efficiency.py
+
+serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB of memory; after make quickstart)
 	@$(PY) benchmarks/serve.py
 
 serve: setup  ## the expander as an HTTP endpoint with a page on http://127.0.0.1:8000

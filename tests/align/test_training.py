@@ -110,8 +110,8 @@ def test_rsft_learns_and_leaves_a_plain_model(rsft: Trained, root: Path) -> None
 
 def test_learning_rate_warms_up_and_decays_as_configured(rsft: Trained) -> None:
     rates = rsft[1]["learning_rate"].to_pylist()
-    # 5 % of 12 steps, rounded up: one step of warm-up, then a straight line to zero after the last.
-    assert rates == pytest.approx([0.0] + [5e-3 * (11 - i) / 11 for i in range(11)])
+    # 5 % of 12 steps, rounded up: one step of warm-up, then a straight line to zero, which no step has.
+    assert rates == pytest.approx([5e-3 * (12 - i) / 12 for i in range(12)])
 
 
 def test_dpo_widens_the_margin_from_zero(dpo: Trained) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from aqe.config import reference
 from aqe.config.data import is_path
+from aqe.config.evaluate import System
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
 from aqe.config.sample import PromptConfig
 from aqe.config.serve import ServeConfig
@@ -75,6 +77,16 @@ def test_mistakes_are_named(assignment: str, mention: str) -> None:
     with pytest.raises(ConfigError, match=r".") as caught:
         load_config("demo", [assignment], ROOT)
     assert mention in str(caught.value)
+
+
+def test_the_results_of_the_quickstart_are_those_of_its_recipe() -> None:
+    quick, results = (load_config(name, [], ROOT) for name in ("quickstart", "results_quickstart"))
+    assert results.evaluate.seeds == 3 and set(get_args(System)) == set(results.evaluate.systems)
+    same = {"name": quick.name, "evaluate": quick.evaluate}
+    assert results.model_copy(update=same) == quick
+    wiki = load_config("wiki", [], ROOT)
+    assert set(wiki.evaluate.systems) == set(results.evaluate.systems) and wiki.evaluate.seeds == 3
+    assert {name for pool in wiki.evaluate.pools.values() for name in pool} == set(wiki.queries.datasets("test"))
 
 
 def test_union_and_filter_need_several_candidates() -> None:

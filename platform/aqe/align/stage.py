@@ -30,6 +30,8 @@ from aqe.observe.progress import duration, hide, show
 from aqe.run import Run
 
 STATS = "stats.json"
+#: Raise it when the same rows train another model than before.
+VERSION = 2
 #: Whose version changes what training gives.
 PACKAGES = ("torch", "transformers", "trl", "deepspeed", "peft")
 #: Why a preference file may be empty.
@@ -74,7 +76,7 @@ def align(
 
     return run.make(
         stage,
-        config=config.decisive(kind),
+        config={**config.decisive(kind), "version": VERSION},
         inputs={"model": start.artifact or start.fingerprint, "preferences": preferences},
         packages=PACKAGES,
         build=build,

@@ -1,11 +1,13 @@
 """TRL's trainers on token ids of our own. Imports trl: only training workers and tests import this module."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import trl.trainer.utils as trl_utils
 from peft import LoraConfig as PeftLoraConfig
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -13,12 +15,39 @@ from aqe.align.arguments import Kind
 from aqe.config.align import LoraConfig
 
 
-class DpoOnIds(DPOTrainer):  # type: ignore[misc]
+class EveryStepCounts:
+    """A trainer whose learning rate is 0 at no step.
+
+    transformers begins a warm-up at 0 and ends a decay there, after the last step: the first step would change nothing.
+    The same curve is cut one step longer and begun at its second.
+    """
+
+    lr_scheduler: Any
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler
+        made: Any = super().create_scheduler(num_training_steps + 1, optimizer)  # type: ignore[misc]
+        if isinstance(made, LambdaLR):
+            made.lr_lambdas = [partial(_later, rate) for rate in made.lr_lambdas]
+            for group, rate in zip(made.optimizer.param_groups, made.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * rate(0)
+        return made
+
+
+def _later(rate: Callable[[int], float], step: int) -> float:
+    return rate(step + 1)
+
+
+class RsftOnIds(EveryStepCounts, SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer for rows of `input_ids` and `labels`, which it takes as they are."""
+
+
+class DpoOnIds(EveryStepCounts, DPOTrainer):  # type: ignore[misc]
     """DPOTrainer for rows of `prompt_ids`, `chosen_ids`, `rejected_ids`.
 
     TRL's own preparation tokenises prompt + completion as one text and appends the end-of-text token to every
-    completion, so that a candidate cut at the token limit would be taught to stop there. SFTTrainer needs no such
-    class: it takes `input_ids` and `labels` as they are.
+    completion, so that a candidate cut at the token limit would be taught to stop there.
     """
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -54,7 +83,7 @@ def build_trainer(
     `dataset` holds rows of `tokens.encode`; `model` is the stage's start and reference.
     """
     score_completions_only()
-    trainer_class = SFTTrainer if kind == "rsft" else DpoOnIds
+    trainer_class = RsftOnIds if kind == "rsft" else DpoOnIds
     trainer = trainer_class(
         model=model,
         args=args,

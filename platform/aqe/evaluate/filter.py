@@ -95,8 +95,8 @@ def choose_by_filter(run: Run, trained: Filter, queries: Sequence[Row]) -> dict[
     use_gpu = nodes.gpus > 0
     pairs = [(row["query"], expansion) for row in queries for expansion in row["expansions"]]
     model = str(trained.artifact.path / "model")
-    scores: list[float] = on_node(nodes, _score, model, pairs, use_gpu, env=_env(use_gpu, nodes.cpus), gpu=use_gpu)
-    left = iter(scores)
+    values: list[float] = on_node(nodes, _score, model, pairs, use_gpu, env=_env(use_gpu, nodes.cpus), gpu=use_gpu)
+    left = iter(values)
     chosen = {}
     for row in queries:
         own = [next(left) for _ in row["expansions"]]
@@ -200,31 +200,36 @@ def _save(reranker: Any, tokenizer: Any, part: Path) -> None:
 def _mrr(reranker: Any, tokenizer: Any, apart: Sequence[tuple[str, RankedQuery]]) -> float:
     """Of the candidates that the reranker chooses."""
     pairs = [(query, c.expansion) for query, own in apart for c in own.sampled]
-    left = iter(_scores(reranker, tokenizer, pairs))
+    left = iter(scores(reranker, tokenizer, pairs))
     chosen = []
     for _, own in apart:
-        scores = [next(left) for _ in own.sampled]
-        chosen.append(own.sampled[int(np.argmax(scores))])
+        values = [next(left) for _ in own.sampled]
+        chosen.append(own.sampled[int(np.argmax(values))])
     shown = shown_ranks(np.array([c.rank for c in chosen]), np.array([c.found for c in chosen]))
     return float(reciprocal_rank(shown).mean())
 
 
 def _score(model: str, pairs: Sequence[tuple[str, str]], use_gpu: bool) -> list[float]:
     """Scores by the reranker at `model`. Runs as a task."""
+    reranker, tokenizer = load_filter(model)
+    return scores(reranker.to("cuda") if use_gpu else reranker, tokenizer, pairs)
+
+
+def load_filter(model: str) -> tuple[Any, Any]:
+    """A trained reranker and its tokenizer."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    reranker = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32)
-    return _scores(reranker.to("cuda") if use_gpu else reranker, _tokenizer(model), pairs)
+    return AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32), _tokenizer(model)
 
 
-def _scores(reranker: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
+def scores(reranker: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """One score for each (query, expansion), in their order; texts of like length go together."""
     import torch
 
     ids = [_ids(tokenizer, _text(query, expansion)) for query, expansion in pairs]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    scores = [0.0] * len(ids)
+    found = [0.0] * len(ids)
     reranker.eval()
     with torch.inference_mode():
         for start in range(0, len(order), 64):
@@ -236,8 +241,8 @@ def _scores(reranker: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> 
             # The head reads the last token that is no padding.
             out = reranker(torch.tensor(padded, device=device), attention_mask=torch.tensor(mask, device=device)).logits
             for i, score in zip(batch, out[:, 0].float().tolist(), strict=True):
-                scores[i] = score
-    return scores
+                found[i] = score
+    return found
 
 
 def _text(query: str, expansion: str) -> str:
