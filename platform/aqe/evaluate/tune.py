@@ -26,7 +26,7 @@ from aqe.units import Result, Row, Work, cut_units, run_units
 
 #: Steps that about double k1; how much of a passage's length counts, from none to all.
 LADDERS = (
-    Ladder("k1", (0.1, 0.2, 0.4, 0.9, 1.6, 3.2), 2, 4),
+    Ladder("k1", (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.9, 1.6, 3.2, 6.4), 5, 7),
     Ladder("b", (0.0, 0.2, 0.4, 0.7, 1.0), 1, 3),
 )
 
