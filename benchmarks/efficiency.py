@@ -62,7 +62,7 @@ def measure(arm: str, run: Path, queries: list[str]) -> dict[str, Any]:
     ranker.search("a query that compiles the loops", 100)
     before = peak_mib()
     seconds = dict.fromkeys(STEPS, 0.0)
-    aligned = only(run, "align_rsft_dpo") / "model"
+    aligned = final_model(run) / "model"
     recipe = load_recipe(aligned)
     if arm == "expand":
         expander = Expander.load(aligned)
@@ -97,6 +97,12 @@ def measure(arm: str, run: Path, queries: list[str]) -> dict[str, Any]:
         for step, spent in zip(STEPS, (said - started, chosen - said, time.perf_counter() - chosen), strict=True):
             seconds[step] += spent / len(queries)
     return {"seconds": seconds, "peak_mib": peak_mib(), "models_mib": peak_mib() - before}
+
+
+def final_model(run: Path) -> Path:
+    """RSFT + DPO, with all its rounds; of several seeds the one that was searched last."""
+    rounds = {p.name.rpartition("-")[0] for p in run.glob("align_rsft_dpo*")}
+    return only(run, max(rounds, key=len, default="align_rsft_dpo"))
 
 
 def base_model() -> Path:

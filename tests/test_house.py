@@ -52,7 +52,7 @@ MAY_KNOW = {
     # Which stage gets what, and the command line.
     "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample",
     "comparison": "artifact config evaluate pipeline prompts rank report",
-    "check": "align base_model config corpus errors index prompts sample",
+    "check": "align base_model config corpus errors evaluate index prompts sample",
     "cli": "__init__ check comparison config errors observe pipeline",
     "__main__": "cli",
 }  # fmt: skip

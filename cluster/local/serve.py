@@ -56,7 +56,7 @@ def search_args(run: Path) -> dict[str, Any] | None:
     impacts, corpus, queries = nearest("build_impacts-"), nearest("corpus-"), nearest("queries-")
     if impacts is None:
         return None
-    searched = nearest("search_") or nearest("rank_")
+    searched = next((path for path in artifacts if _as_served(path.name)), None) or nearest("rank_")
     bm25 = {} if searched is None else {name: _manifest(searched)["config"][name] for name in ("k1", "b")}
     args: dict[str, Any] = {
         "impacts": str(impacts),
@@ -68,6 +68,11 @@ def search_args(run: Path) -> dict[str, Any] | None:
         args["queries"] = str(queries / "test.parquet")
         args["qrels"] = [str(path) for path in sorted(run.glob("judge_queries-*/qrels.parquet"))]
     return args
+
+
+def _as_served(artifact: str) -> bool:
+    """A search with the BM25 that the model was aligned with: the plain row of a report has the configured one."""
+    return artifact.startswith("search_") and not artifact.startswith(("search_bm25-", "search_bm25_rm3-"))
 
 
 def deployment(model: str | None) -> dict[str, Any]:

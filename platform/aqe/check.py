@@ -39,6 +39,10 @@ def check(config: PipelineConfig) -> None:
         for prompt in _prompts(config):
             check_prompt(prompt, checked.tokenizer)
         _in_context(config, checked)
+    if "filtered" in config.evaluate.systems and checked is not None:
+        from aqe.evaluate.filter import check_filter
+
+        check_filter(checked.path)
     check_align(config.align)
     if config.align.lora is not None and checked is not None:
         check_lora(config.align.lora, checked.path)

@@ -198,9 +198,9 @@ def rank(pipeline: "Pipeline") -> None:
 @verb
 def prefer(pipeline: "Pipeline") -> None:
     """Samples and ranks -> RSFT and DPO sets."""
-    for name, value in pipeline.preferences.stats.items():
+    for name, value in pipeline.preferred().stats.items():
         say(f"{name:24} {value}")
-    say(str(pipeline.preferences.path))
+    say(str(pipeline.preferred().path))
 
 
 @verb

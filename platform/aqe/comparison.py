@@ -1,18 +1,28 @@
 """What the aligned models are compared with: every system's expansions and searches, and the report on them."""
 
+from collections.abc import Callable
 from functools import cached_property
 
 from aqe.artifact import Artifact
 from aqe.config.data import SPLITS
-from aqe.config.pipeline import PipelineConfig, trained
+from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
 from aqe.config.sample import PromptConfig
 from aqe.evaluate.choice import Choice
 from aqe.evaluate.evidence import Evidence
 from aqe.evaluate.feedback import search_rm3, tune_rm3
 from aqe.evaluate.filter import Filter, train_filter
-from aqe.evaluate.stage import best_of_n, choose_cut, choose_prompt, cut_expansions, filtered, union
+from aqe.evaluate.grid import Point
+from aqe.evaluate.stage import (
+    best_of_n,
+    choose_cut,
+    choose_prompt,
+    choose_union,
+    cut_expansions,
+    filtered,
+    union,
+)
 from aqe.evaluate.tune import Tuned
-from aqe.pipeline import RANDOM, Pipeline
+from aqe.pipeline import Pipeline
 from aqe.prompts import resolve
 from aqe.rank.stage import search_expansions
 from aqe.report.stage import closing, metrics_of, report
@@ -34,14 +44,8 @@ class Comparison:
         """Everything up to the aligned models, in the order of the loop."""
         _ = self.first.corpus, self.first.queries, [self.first.judged(split) for split in SPLITS], self.first.retriever
         for pipeline in self.pipelines:
-            for name in self._trained:
-                pipeline.model(name)
-
-    @property
-    def _trained(self) -> list[str]:
-        """What is trained with each seed, by the name of `Pipeline.model`."""
-        control = [RANDOM] if RANDOM in self.wanted else []
-        return [*control, *map(self.first.aligned, self.config.models)]
+            for name in self._learned:
+                pipeline.model(pipeline.aligned(name))
 
     @cached_property
     def _greedy(self) -> dict[str, Artifact]:
@@ -67,14 +71,19 @@ class Comparison:
         expansions, tried = self._greedy[self._prompt.best], self.config.evaluate.cut_words
         return choose_cut(self.run, self.first.retriever, tried, judged=self.first.judged("dev"), expansions=expansions)
 
+    def _filter(self, pipeline: Pipeline) -> Filter:
+        drawn = {"judged": pipeline.judged("train"), "samples": pipeline.samples(), "ranks": pipeline.ranks()}
+        config = pipeline.config
+        return train_filter(self.run, config.prefer, config.align.seed, **drawn, model=pipeline.base)
+
     @cached_property
-    def _filter(self) -> Filter:
-        first = self.first
-        drawn = {"judged": first.judged("train"), "samples": first.samples(), "ranks": first.ranks()}
-        return train_filter(self.run, self.config.prefer, **drawn, model=first.base)
+    def _union(self) -> Choice:
+        first, tried = self.first, self.config.evaluate.union_candidates
+        train = {"judged": first.judged("train"), "samples": first.samples()}
+        return choose_union(self.run, first.retriever, tried, **train)
 
     def _control(self, name: str) -> Artifact | None:
-        """Expansions of a control that a model wrote; None for the plain query, and what is trained with each seed."""
+        """Expansions of a control for which nothing is trained; None for the plain query."""
         first, judged, limit = self.first, self.first.judged(self.split), self.config.evaluate.oracle_queries
         match name:
             case "zero_shot":
@@ -85,56 +94,77 @@ class Comparison:
                 words, distinct = int(self._words.best), self.config.rank.distinct_words
                 return cut_expansions(self.run, words, distinct, judged=judged, expansions=self._best)
             case "union":
-                samples, count = first.samples(self.split, limit), self.config.evaluate.union_candidates
-                return union(self.run, count, judged=judged, samples=samples)
-            case "filtered":
-                return filtered(self.run, self._filter, judged=judged, samples=first.samples(self.split, limit))
+                samples = first.samples(self.split, limit)
+                return union(self.run, int(self._union.best), judged=judged, samples=samples)
             case "best_of_n":
                 samples, ranks = first.samples(self.split, limit), first.ranks(self.split, limit)
-                return best_of_n(self.run, self.config.prefer, judged=judged, samples=samples, ranks=ranks)
+                return best_of_n(self.run, judged=judged, samples=samples, ranks=ranks)
         return None
 
+    def _written(self, name: str) -> list[Artifact | None]:
+        """Expansions of a system: one for each seed where something is trained for it."""
+        limit = self.config.evaluate.oracle_queries
+        if name in self._learned:
+            served = resolve(self.config.prompt)
+            return [p.expansions(self.split, served, p.aligned(name)) for p in self.pipelines]
+        if name == "filtered":
+            judged = self.first.judged(self.split)
+            return [
+                filtered(self.run, self._filter(p), judged=judged, samples=p.samples(self.split, limit))
+                for p in self.pipelines
+            ]
+        return [self._control(name)]
+
+    @property
+    def _learned(self) -> list[str]:
+        """Systems that are a trained model."""
+        return [RANDOM] * (RANDOM in self.wanted) + list(self.config.models)
+
     def _searched(self, name: str, expansions: Artifact | None) -> Artifact:
-        first, stage = self.first, f"search_{name}"
+        first, judged = self.first, self.first.judged(self.split)
+        if name == "bm25_rm3":
+            return search_rm3(self.run, first.retriever, self._rm3[0], index=first.vectors, judged=judged)
         retriever = first.configured if name == "bm25" else first.retriever
-        return search_expansions(
-            self.run, retriever, judged=first.judged(self.split), expansions=expansions, stage=stage
-        )
+        return search_expansions(self.run, retriever, judged=judged, expansions=expansions, stage=f"search_{name}")
+
+    @cached_property
+    def _rm3(self) -> tuple[Point, Choice]:
+        first = self.first
+        return tune_rm3(self.run, first.retriever, index=first.vectors, judged=first.judged("dev"))
+
+    def _trained_for(self, name: str) -> tuple[tuple[Artifact, ...], ...]:
+        """What was made to train a system, for each seed."""
+        if name == "filtered":
+            return tuple((self._filter(p).artifact,) for p in self.pipelines)
+        return tuple(tuple(p.made_for(p.aligned(name))) for p in self.pipelines) if name in self._learned else ()
+
+    @property
+    def _choices(self) -> dict[str, Choice | Tuned]:
+        """What was chosen on dev, by the system that it makes."""
+        wanted: dict[str, Callable[[], Choice | Tuned]] = {
+            "bm25_tuned": lambda: self.first.tuned,
+            "bm25_rm3": lambda: self._rm3[1],
+            "zero_shot_best": lambda: self._prompt,
+            "zero_shot_cut": lambda: self._words,
+            "union": lambda: self._union,
+            "filtered": lambda: self._filter(self.first).choice,
+        }
+        return {name: choice() for name, choice in wanted.items() if name in self.wanted}
 
     @cached_property
     def evidence(self) -> Evidence:
         """All systems: what they write, and what the search finds for it."""
-        first, judged = self.first, self.first.judged(self.split)
-        expansions: dict[str, Artifact | None] = {}
-        searched: dict[str, tuple[Artifact, ...]] = {}
-        choices: dict[str, Choice | Tuned] = {}
-        learned: dict[str, tuple[Artifact, ...]] = {}
-        for system in self.wanted:
-            if system == "bm25_rm3":
-                dev, index = first.judged("dev"), first.index
-                point, choices[system] = tune_rm3(self.run, first.retriever, index=index, judged=dev)
-                found = search_rm3(self.run, first.retriever, point, index=index, judged=judged)
-                expansions[system], searched[system] = None, (found,)
-            elif system != RANDOM:
-                expansions[system] = self._control(system)
-                searched[system] = (self._searched(system, expansions[system]),)
-        served = resolve(self.config.prompt)
-        for name in [RANDOM] * (RANDOM in self.wanted) + list(self.config.models):
-            written = [p.expansions(self.split, served, p.aligned(name)) for p in self.pipelines]
-            learned[name] = tuple(p.model(p.aligned(name)) for p in self.pipelines)
-            expansions[name] = written[0]
-            searched[name] = tuple(self._searched(name, one) for one in written)
-        if "bm25_tuned" in self.wanted:
-            choices["bm25_tuned"] = first.tuned
-        if "filtered" in self.wanted:
-            choices["filtered"], learned["filtered"] = self._filter.choice, (self._filter.artifact,)
-        if "zero_shot_best" in self.wanted or "zero_shot_cut" in self.wanted:
-            choices["zero_shot_best"] = self._prompt
-        if "zero_shot_cut" in self.wanted:
-            choices["zero_shot_cut"] = self._words
-        models = {name: first.model(first.aligned(name)) for name in trained(self.config.models)}
+        first = self.first
+        systems = [name for name in self.wanted if name != RANDOM] + self._learned
+        expansions = {name: tuple(self._written(name)) for name in systems}
+        searched = {name: tuple(self._searched(name, one) for one in of) for name, of in expansions.items()}
+        stages = [self.first.aligned(name) for name in self.config.models]
+        models = {name: first.model(name) for full in stages for name in every_stage(full)}
         splits: dict[str, Artifact] = {name: first.judged(name) for name in SPLITS}
-        return Evidence(first.origin, splits, models, expansions, searched, learned, choices)
+        final = {name: first.aligned(name) for name in self.config.models}
+        learned = {name: self._trained_for(name) for name in systems}
+        origin = first.origin(stages[-1])
+        return Evidence(origin, splits, models, final, expansions, searched, learned, self._choices)
 
     def evaluate(self) -> str:
         """Build the report, and the models' cards from it; returns what the terminal shows."""

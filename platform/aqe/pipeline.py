@@ -13,13 +13,13 @@ from aqe.align.stage import align
 from aqe.artifact import Artifact
 from aqe.base_model import LanguageModel, resolve_model
 from aqe.config.data import Split
-from aqe.config.pipeline import PipelineConfig
+from aqe.config.pipeline import BASE, PipelineConfig, steps
 from aqe.config.sample import PromptConfig
 from aqe.corpus.stage import ingest_corpus, ingest_queries, judge_queries
 from aqe.evaluate.evidence import Origin
 from aqe.evaluate.tune import Tuned, tune_bm25
 from aqe.expand.settings import ExpanderSettings
-from aqe.index.stage import impact_index, lucene_index
+from aqe.index.stage import impact_index, lucene_index, vector_index
 from aqe.observe.progress import say
 from aqe.prefer.stage import build_preferences
 from aqe.prompts import resolve
@@ -28,11 +28,6 @@ from aqe.rank.stage import rank_expansions
 from aqe.report.card import write_card
 from aqe.run import Run
 from aqe.sample.stage import Generation, sample_expansions
-
-#: The base model where it is asked with the prompt that serves.
-BASE = "base"
-#: The control that learns a random candidate: no name of stages.
-RANDOM = "rsft_random"
 
 
 class Pipeline:
@@ -61,9 +56,12 @@ class Pipeline:
 
     @cached_property
     def index(self) -> Artifact:
-        # RM3 reads the passages' terms.
-        vectors = "bm25_rm3" in self.config.evaluate.systems
-        return lucene_index(self.run, self.config.index, vectors, corpus=self.corpus)
+        return lucene_index(self.run, self.config.index, corpus=self.corpus)
+
+    @cached_property
+    def vectors(self) -> Artifact:
+        """The same with each passage's terms, for RM3."""
+        return vector_index(self.run, self.config.index, corpus=self.corpus)
 
     @cached_property
     def impacts(self) -> Artifact:
@@ -93,12 +91,14 @@ class Pipeline:
 
     def samples(self, split: Split = "train", limit: int | None = None, of: str | None = None) -> Artifact:
         """Candidates of each query, of the first `limit` of a split."""
-        prompt = resolve(self.config.sample_prompt if of is None else self.config.prompt)
-        generation = Generation.draw(self.config.sample, self.config.engine, prompt, limit)
+        generation = Generation.draw(self.config.sample, self.config.engine, self._asked(of), limit)
         stage = _named(f"sample_{split}", of)
         return sample_expansions(
             self.run, generation, judged=self.judged(split), model=self.language_model(of), stage=stage
         )
+
+    def _asked(self, of: str | None) -> PromptConfig:
+        return resolve(self.config.sample_prompt if of is None else self.config.prompt)
 
     def ranks(self, split: Split = "train", limit: int | None = None, of: str | None = None) -> Artifact:
         samples, judged = self.samples(split, limit, of), self.judged(split)
@@ -117,16 +117,12 @@ class Pipeline:
             ranks=self.ranks(of=of),
         )
 
-    @property
-    def preferences(self) -> Artifact:
-        """What the base model's candidates prefer."""
-        return self.preferred()
-
-    @cached_property
-    def origin(self) -> Origin:
+    def origin(self, name: str) -> Origin:
+        """What the aligned model of this name comes from."""
+        of, prompt = self._drawn_for(name), self._asked(self._drawn_for(name))
         before = (self.corpus, self.queries, self.index)
-        ranked = (self.samples(), self.ranks(), self.preferences)
-        return Origin(self.config, self.base, *before, *ranked, self.tuned)
+        ranked = (self.samples(of=of), self.ranks(of=of), self.preferred(of))
+        return Origin(self.config, self.base, *before, *ranked, prompt, self.tuned)
 
     # Alignment.
 
@@ -135,17 +131,32 @@ class Pipeline:
 
         `rsft`, `dpo`, `rsft_dpo`, each further round of DPO as one more `_dpo`, and the control `rsft_random`.
         """
-        *before, targets = name.split("_") if name != RANDOM else [RANDOM]
-        of = "_".join(before) or None
-        on_policy = targets == "dpo" and (self.config.align.dpo.on_policy or before[-1:] == ["dpo"])
+        before, targets = steps(name)
         return align(
             self.run,
             self.config.align,
             targets,
-            preferences=self.preferred(of or BASE if on_policy else None),
-            start=self.language_model(of),
+            preferences=self.preferred(self._drawn_for(name)),
+            start=self.language_model(before),
             describe=partial(self._describe, name),
         )
+
+    def _drawn_for(self, name: str) -> str | None:
+        """Whose candidates the last stage of a model learns from."""
+        before, targets = steps(name)
+        again = before is not None and before.endswith("dpo")
+        if targets != "dpo" or not (self.config.align.dpo.on_policy or again):
+            return None
+        # Of the base model, asked as it is served, where that is not what was drawn anyway.
+        same = resolve(self.config.prompt) == resolve(self.config.sample_prompt)
+        return before or (None if same else BASE)
+
+    def made_for(self, name: str) -> list[Artifact]:
+        """The stages of a model from the first to the last, with candidates and ranks that were drawn for it alone."""
+        before, _ = steps(name)
+        drawn = self._drawn_for(name)
+        own = [] if drawn is None else [self.samples(of=drawn), self.ranks(of=drawn)]
+        return [*([] if before is None else self.made_for(before)), *own, self.model(name)]
 
     def aligned(self, name: str) -> str:
         """A model of the configuration with all its rounds: what `model` calls it."""
@@ -161,7 +172,7 @@ class Pipeline:
     def _describe(self, name: str, model_dir: Path) -> None:
         """What stands beside new weights."""
         ExpanderSettings.of(self.config).write(model_dir)
-        write_card(self.origin, name, model_dir)
+        write_card(self.origin(name), name, model_dir)
 
     def publish(self, name: str, metrics: Mapping[str, Any] | None = None) -> None:
         """Beside a model's weights, write how it is asked now, and what was measured where `metrics` has it.
@@ -171,7 +182,7 @@ class Pipeline:
         model_dir = self.model(self.aligned(name)).path / "model"
         ExpanderSettings.of(self.config).write(model_dir)
         if metrics is not None:
-            write_card(self.origin, name, model_dir, metrics)
+            write_card(self.origin(self.aligned(name)), name, model_dir, metrics)
 
     # What a model writes.
 

@@ -216,3 +216,28 @@ def test_several_sources_and_questions_that_are_left_out(tmp_path: Path) -> None
     ]
     splits = SplitsConfig(train=(first, second), dev=second, test=second)
     assert splits.datasets("train") == ("a", "c") and splits.datasets("dev") == ("c",)
+
+
+def test_what_is_left_out_needs_no_ids_and_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("nq", "trivia"):
+        (tmp_path / folder).mkdir()
+        rows = [{"qid": f"{folder}{i}", "text": f"{folder} question {i}"} for i in range(4)]
+        write_lines(tmp_path / folder / "queries.jsonl", *rows, {"qid": f"{folder}-same", "text": "asked by both"})
+        write_lines(
+            tmp_path / folder / "out.jsonl", *({"qid": str(i), "text": f"{folder} question {i}"} for i in (1, 2))
+        )
+    both = FileQueries(
+        format="jsonl",
+        path=[tmp_path / folder / "queries.jsonl" for folder in ("nq", "trivia")],
+        without=tuple(tmp_path / folder / "out.jsonl" for folder in ("nq", "trivia")),
+        order="file",
+    )
+    queries, _ = read.read_queries(both)
+    assert queries["qid"].to_pylist() == ["nq0", "trivia0", "nq3", "trivia3", "nq-same", "trivia-same"]
+    assert set(queries["dataset"].to_pylist()) == {"nq/queries", "trivia/queries"}
+    write_lines(tmp_path / "other.jsonl", {"qid": "o", "text": "other"})
+    write_lines(tmp_path / "dev.jsonl", {"qid": "v", "text": "dev"})
+    one, dev = (FileQueries(format="jsonl", path=tmp_path / name) for name in ("other.jsonl", "dev.jsonl"))
+    splits = SplitsConfig(train=one, dev=dev, test=both)
+    assert splits.datasets("test") == ("nq/queries", "trivia/queries")
+    assert read.write_queries(tmp_path / "out", splits)["shared"] == 1

@@ -10,7 +10,7 @@ from aqe.config.data import IndexConfig
 from aqe.config.rank import RankConfig
 from aqe.errors import InputError
 from aqe.evaluate.feedback import LADDERS, search_rm3, tune_rm3
-from aqe.index.stage import impact_index, lucene_index
+from aqe.index.stage import impact_index, lucene_index, vector_index
 from aqe.rank.feedback import rank_in
 from aqe.rank.retriever import Retriever
 from aqe.rank.stage import search_expansions
@@ -48,8 +48,9 @@ def test_rm3_finds_what_the_best_passages_lead_to(ray_cluster: None, run: Run) -
     corpus = given(run, "corpus", "data/00000.parquet", table(PASSAGES, CORPUS))
     judged = given(run, "judge_queries", "queries.parquet", table(QUERIES, JUDGED))
     config = IndexConfig(k1=0.6, b=0.3, threads=1)
-    index = lucene_index(run, config, True, corpus=corpus)
-    retriever = Retriever(impact_index(run, config, index=index), RankConfig(workers=1), config)
+    index = vector_index(run, config, corpus=corpus)
+    impacts = impact_index(run, config, index=lucene_index(run, config, corpus=corpus))
+    retriever = Retriever(impacts, RankConfig(workers=1), config)
     plain = search_expansions(run, retriever, judged=judged, expansions=None, stage="search_bm25").read()
     assert plain["score"].to_pylist() == [0] * TOPICS
     point, choice = tune_rm3(run, retriever, index=index, judged=judged)
@@ -72,7 +73,7 @@ def test_an_index_without_the_terms_of_its_passages_is_refused(ray_cluster: None
     config = IndexConfig(path=bare.path / "lucene")
     with pytest.raises(InputError, match=r"leave bm25_rm3 out of evaluate\.systems"):
         try:
-            lucene_index(run, config, True, corpus=corpus)
+            vector_index(run, config, corpus=corpus)
         except Exception as error:
             raise getattr(error, "cause", error) from None
     assert lucene_index(run, config, corpus=corpus).path != bare.path

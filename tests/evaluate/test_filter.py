@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import MambaConfig
 
 from aqe.artifact import Artifact, write_parquet
 from aqe.base_model import LanguageModel
 from aqe.config.rank import PreferConfig
-from aqe.errors import InputError
+from aqe.errors import ConfigError, InputError
 from aqe.evaluate import filter as filters
-from aqe.evaluate.filter import Filter, choose_by_filter, train_filter
+from aqe.evaluate.filter import Filter, check_filter, choose_by_filter, train_filter
 from aqe.evaluate.stage import filtered, note, texts
 from aqe.records import JUDGED, PLAIN, RANKS, SAMPLES, table
 from aqe.run import Run
@@ -75,7 +76,7 @@ def trained(ray_cluster: None, run: Run, model: LanguageModel) -> Filter:
     with pytest.MonkeyPatch.context() as patch:
         # A random model of two layers learns in so few steps at a high rate only.
         patch.setattr(filters, "LEARNING_RATES", (1e-6, 1e-2))
-        return train_filter(run, PreferConfig(), **artifacts(run, "train", QUERIES), model=model)
+        return train_filter(run, PreferConfig(), 0, **artifacts(run, "train", QUERIES), model=model)
 
 
 def test_the_filter_learns_what_ranks_well_and_is_chosen_by_it(trained: Filter) -> None:
@@ -106,6 +107,13 @@ def test_too_little_to_train_on_is_said(ray_cluster: None, run: Run, model: Lang
     few = artifacts(run, "few", 1)
     with pytest.raises(InputError, match=r"leave it out of evaluate\.systems"):
         try:
-            train_filter(run, PreferConfig(), **few, model=model)
+            train_filter(run, PreferConfig(), 0, **few, model=model)
         except Exception as error:
             raise getattr(error, "cause", error) from None
+
+
+def test_a_model_without_a_head_for_scores_is_refused(tmp_path: Path, model: LanguageModel) -> None:
+    check_filter(model.path)
+    MambaConfig(hidden_size=8, num_hidden_layers=1, vocab_size=8).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"filtered.*head for scores.*mamba"):
+        check_filter(tmp_path)

@@ -9,12 +9,13 @@ import pytest
 from aqe.artifact import Artifact, write_parquet
 from aqe.compose import compose
 from aqe.config.data import IndexConfig
-from aqe.config.rank import PreferConfig, RankConfig
+from aqe.config.rank import RankConfig
 from aqe.evaluate.expansions import cut
 from aqe.evaluate.stage import (
     best_of_n,
     choose_cut,
     choose_prompt,
+    choose_union,
     cut_expansions,
     note,
     seconds_per_query,
@@ -140,7 +141,7 @@ def test_the_oracle_takes_the_best_of_the_first_queries_candidates(
     candidates = {f"q{i}": [f"own{i + 9}", f"own{i} w1", f"own{i}"] for i in range(6)}
     samples = sampled(run, "draws", candidates, size=2)
     ranks = rank_expansions(run, retriever, judged=judged, samples=samples, stage="rank_dev")
-    oracle = best_of_n(run, PreferConfig(), judged=judged, samples=samples, ranks=ranks)
+    oracle = best_of_n(run, judged=judged, samples=samples, ranks=ranks)
     best = {qid: max(own, key=lambda text: mrr(retriever, {qid: text})) for qid, own in candidates.items()}
     assert mrr(retriever, texts(oracle)) == mrr(retriever, best) == 1.0
     assert list(texts(oracle)) == list(candidates)
@@ -151,10 +152,15 @@ def test_the_oracle_takes_the_best_of_the_first_queries_candidates(
 def test_the_union_searches_the_words_of_the_first_candidates(
     ray_cluster: None, run: Run, retriever: Retriever, judged: Artifact
 ) -> None:
-    drawn = sampled(run, "several", {f"q{i}": ["w1", f"own{i}", "all", "w2"] for i in range(9)})
+    drawn = sampled(run, "several", {f"q{i}": ["w1", f"own{i}", "all w1", "own29 own28 w2"] for i in range(9)})
     made = union(run, 3, judged=judged, samples=drawn)
     assert texts(made) == {f"q{i}": f"w1 own{i} all" for i in range(9)}
     assert note(made) == "prompt several, the words of 3 candidates"
     assert seconds_per_query(made) == pytest.approx(seconds_per_query(drawn) * 3 / 4)
     found = search_expansions(run, retriever, judged=judged, expansions=made, stage="search_union").read()
     assert set(found["gold_rank"].to_pylist()) == {1}
+    choice = choose_union(run, retriever, (1, 2, 4, 8), judged=judged, samples=drawn)
+    for count in (1, 2, 4, 8):
+        asked = texts(union(run, count, judged=judged, samples=drawn))
+        assert choice.tried[str(count)] == pytest.approx(mrr(retriever, asked), abs=1e-5)
+    assert choice.best == "2"

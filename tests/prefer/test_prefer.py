@@ -358,6 +358,13 @@ def test_of_equal_candidates_a_finished_one_is_chosen_then_one_that_repeats_noth
     assert of(better, finished).best_first()[0] is better
 
 
+def test_silence_comes_after_any_equal_that_says_something() -> None:
+    cut = candidate(0, " great, great", False, -5.0, 10)
+    case = of(cut, plain_query(10))
+    assert case.best_first()[0] is cut
+    assert of(replace(cut, rank=11), plain_query(10)).best_first()[0].sample_idx == PLAIN
+
+
 def test_the_likeliest_as_a_whole_wins_not_the_likeliest_a_token() -> None:
     long = replace(candidate(0, " a b c d", True, -1.0, 3), logprob=-8.0, tokens=8)
     short = replace(candidate(1, " a", True, -1.0, 3), logprob=-4.0, tokens=2)

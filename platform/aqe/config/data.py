@@ -1,6 +1,7 @@
 """Where the corpus, the queries and the base model come from."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -78,10 +79,21 @@ class ReverseDictionaryQueries(Config):
     limit: int | None = Field(default=None, ge=1)
 
 
-def dataset_name(path: Path) -> str:
-    """The name of a file without its suffixes, or of a directory: what its queries are told apart by."""
-    name = path.name.removesuffix(".gz")
-    return name.removesuffix(".jsonl").removesuffix(".parquet")
+def dataset_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What the queries of each path are told apart by: the name of the file without suffixes, or of the directory.
+
+    Where two are called alike, the directories above them are named too, as many as it takes.
+    """
+    paths = list(dict.fromkeys(paths))
+    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        names = {path: _suffixless("/".join(path.parts[-depth:])) for path in paths}
+        if len(set(names.values())) == len(paths):
+            return names
+    return {path: str(path) for path in paths}
+
+
+def _suffixless(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
 
 
 QueriesConfig = Annotated[FileQueries | ReverseDictionaryQueries, Field(discriminator="format")]
@@ -111,12 +123,9 @@ class SplitsConfig(Config):
 
     def datasets(self, split: Split) -> tuple[str, ...]:
         """The names of the datasets of a split, in order."""
-        names: list[str] = []
-        for source in self.sources(split):
-            names += (
-                [dataset_name(path) for path in source.paths] if isinstance(source, FileQueries) else [source.format]
-            )
-        return tuple(dict.fromkeys(names))
+        sources = self.sources(split)
+        files = dataset_names([path for source in sources if isinstance(source, FileQueries) for path in source.paths])
+        return (*files.values(), *dict.fromkeys(s.format for s in sources if not isinstance(s, FileQueries)))
 
 
 class IndexConfig(Config):

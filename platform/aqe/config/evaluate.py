@@ -48,10 +48,11 @@ class EvaluateConfig(Config):
     """Token limit of greedy expansions; null means that of `sample`."""
     zero_shot_prompts: tuple[str | PromptConfig, ...] = ()
     """Prompts tried for `zero_shot_best`, beside `prompt` and `sample.prompt`; the best on dev is taken."""
-    cut_words: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4, 6, 8, 12), min_length=1)
-    """Lengths tried for `zero_shot_cut`; the best on dev is taken."""
-    union_candidates: int = Field(default=8, ge=1)
-    """Candidates whose words `union` searches together."""
+    cut_words: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 100), min_length=1)
+    """Lengths tried for `zero_shot_cut`; the best on dev is taken. The longest ones cut nothing."""
+    union_candidates: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8, 16), min_length=1)
+    """Numbers of candidates whose words `union` may search together; the best on the training queries is taken, which
+    have candidates already."""
     oracle_queries: int | None = Field(default=None, ge=1)
     """Test queries that candidates are drawn for, where `best_of_n`, `union` or `filtered` need some; null means all of
     them. Their rows say how many."""

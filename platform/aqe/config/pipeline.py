@@ -35,10 +35,24 @@ STAGES: Mapping[str, tuple[Literal["rsft", "dpo"], ...]] = {
 }
 
 
-def trained(models: Sequence[str]) -> list[str]:
-    """Every training stage of these models, by the model that it ends in: of rsft_dpo, rsft too."""
-    ends = ("_".join(STAGES[model][: i + 1]) for model in models for i in range(len(STAGES[model])))
-    return list(dict.fromkeys(ends))
+#: The base model where it is asked with the prompt that serves.
+BASE = "base"
+#: The control that learns a random candidate.
+RANDOM = "rsft_random"
+
+
+def steps(model: str) -> tuple[str | None, str]:
+    """The model that a model's last stage starts from, None for the base model; and the set that the stage learns."""
+    if model == RANDOM:
+        return None, RANDOM
+    before, _, targets = model.rpartition("_")
+    return before or None, targets
+
+
+def every_stage(model: str) -> list[str]:
+    """The models that a model's stages end in, itself the last: of rsft_dpo, rsft too."""
+    stages = model.split("_")
+    return ["_".join(stages[: i + 1]) for i in range(len(stages))]
 
 
 class PriceConfig(Config):
@@ -93,12 +107,11 @@ class PipelineConfig(Config):
                 f"evaluate.systems names {', '.join(sorted(wants))}, made of several candidates of a query, but "
                 f"sample.num_samples is {self.sample.num_samples}"
             )
-        there = self.queries.datasets(self.evaluate.split)
+        there = self.queries.datasets("test")
         for pool, members in self.evaluate.pools.items():
             if unknown := sorted(set(members) - set(there)):
                 raise ValueError(
-                    f"evaluate.pools.{pool} names {', '.join(unknown)}; queries.{self.evaluate.split} has "
-                    f"{', '.join(there)}"
+                    f"evaluate.pools.{pool} names {', '.join(unknown)}; queries.test has {', '.join(there)}"
                 )
             if pool in there:
                 raise ValueError(f"evaluate.pools.{pool} has the name of a test set: give it another one")

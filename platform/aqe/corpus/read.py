@@ -24,7 +24,7 @@ from aqe.config.data import (
     ReverseDictionary,
     Split,
     SplitsConfig,
-    dataset_name,
+    dataset_names,
 )
 from aqe.corpus import reverse_dictionary
 from aqe.errors import InputError
@@ -170,33 +170,40 @@ def read_queries(*sources: QueriesConfig, stage: str = "queries") -> tuple[pa.Ta
     dead: Dead = []
     check = partial(_flaw, schema=records.ASKED, seen=set(), key="qid")
     turns: list[list[RawRow]] = []
+    names = dataset_names([path for source in sources if isinstance(source, FileQueries) for path in source.paths])
     for source in sources:
         if isinstance(source, FileQueries):
-            turns += [_read_path(path, source, check, dead, stage) for path in source.paths]
+            turns += [_read_path(path, names[path], source, check, dead, stage) for path in source.paths]
         else:
             turns.append(reverse_dictionary.queries()[source.split].slice(source.skip, source.limit).to_pylist())
     rows = [row for turn in zip_longest(*turns) for row in turn if row is not None]
     return records.table(rows, records.QUERIES), records.table(dead, records.DEAD_LETTERS)
 
 
-def _read_path(path: Path, config: FileQueries, check: _Check, dead: Dead, stage: str) -> list[RawRow]:
+def _read_path(path: Path, dataset: str, config: FileQueries, check: _Check, dead: Dead, stage: str) -> list[RawRow]:
     """Rows of records.QUERIES of one path of a source."""
     absent: RawRow = {"answers": [], "positives": []}
-    usable = partial(_flaw, schema=records.ASKED, seen=set(), key="qid")
-    elsewhere = {
-        _same_question(row["text"])
-        for other in config.without
-        for file in _files(other, config.format)
-        for row in _good_rows(file, config.format, records.ASKED, absent, usable, [], stage)
-    }
+    elsewhere = {_same_question(text) for other in config.without for text in _texts(other, config.format)}
     rows: list[RawRow] = []
     for file in _files(path, config.format):
         of_file = list(_good_rows(file, config.format, records.ASKED, absent, check, dead, stage))
         of_file = [row for row in of_file if _same_question(row["text"]) not in elsewhere]
         if config.order == "hash":
             of_file.sort(key=lambda row: hashlib.md5(row["qid"].encode()).hexdigest())
-        rows += [{**row, "dataset": dataset_name(path)} for row in of_file[config.skip :][: config.limit]]
+        rows += [{**row, "dataset": dataset} for row in of_file[config.skip :][: config.limit]]
     return rows
+
+
+def _texts(path: Path, form: Literal["parquet", "jsonl"]) -> Iterator[str]:
+    """The questions of a path, whatever else their rows hold."""
+    schema = pa.schema([records.ASKED.field("text")])
+    for file in _files(path, form):
+        for row in _good_rows(file, form, schema, {}, partial(_no_text, schema=schema), [], "queries"):
+            yield row["text"]
+
+
+def _no_text(row: RawRow, schema: pa.Schema) -> str | None:
+    return None if isinstance(row.get("text"), str) else f"has no {schema.names[0]}"
 
 
 def write_corpus(out: Path, config: CorpusConfig) -> dict[str, int]:

@@ -13,7 +13,6 @@ from aqe.config.data import (
     ReverseDictionaryQueries,
     Split,
     SplitsConfig,
-    dataset_name,
 )
 from aqe.corpus import judge, read, reverse_dictionary
 from aqe.errors import InputError
@@ -56,6 +55,7 @@ def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
         "queries",
         config={
             **{split: [_described(source) for source in sources] for split, sources in splits.items()},
+            "datasets": {split: config.datasets(split) for split in SPLITS},
             "reader": read.VERSION,
             **({"dictionary": reverse_dictionary.VERSION} if packaged else {}),
         },
@@ -66,9 +66,9 @@ def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
 
 
 def _described(source: FileQueries | ReverseDictionaryQueries) -> dict[str, Any]:
-    """A source but for where its files lie; their names are those of the datasets."""
-    named = [dataset_name(path) for path in source.paths] if isinstance(source, FileQueries) else []
-    return {**source.model_dump(mode="json", exclude={"path", "without"}), "datasets": named}
+    """A source but for where its files lie."""
+    paths = len(source.paths) if isinstance(source, FileQueries) else 0
+    return {**source.model_dump(mode="json", exclude={"path", "without"}), "paths": paths}
 
 
 def _counted(run: Run, stage: str, out: Path, stats: Mapping[str, int], *kept: str) -> Mapping[str, int]:

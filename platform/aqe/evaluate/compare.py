@@ -39,6 +39,8 @@ PAIRS = (
     ("rsft_dpo", "dpo"),
     *(("best_of_n", other) for other in ("bm25", "bm25_tuned", "filtered", "rsft_dpo")),
 )
+#: The measures that decide (docs/protocol.md).
+DECIDING = ("mrr", "top_1")
 #: What is said of a system's expansions.
 DIAGNOSED = ("empty_share", "copied_share", "repeating_share", "mean_words", "leakage_share")
 #: What stands for a measure where one of two systems has lists that are cut at FEEDBACK_DEPTH.
@@ -74,8 +76,8 @@ class System:
     """Its lists are cut at FEEDBACK_DEPTH before the gold rank is read off them. What it is compared with is cut there
     too."""
     others: tuple["System", ...] = ()
-    """The same trained with other seeds, on the same queries. Values are means over all of them; examples, wins and
-    losses, and what expansions are like, are those of the first."""
+    """The same trained with other seeds, on the same queries. Values are means over all of them; examples, and counts
+    of wins and losses, are those of the first."""
 
     @property
     def seeds(self) -> "tuple[System, ...]":
@@ -216,23 +218,23 @@ def _values(system: System, total: int) -> NDArray[np.float64]:
 def _describe(system: System, queries: pa.Table, sample: _Sample, labels: Mapping[str, str]) -> dict[str, Any]:
     """`systems.<name>` of metrics.json. A median rank of None: half of the queries, at least, are not found."""
     covered = sample.covered[system.name]
-    median = float(np.median(shown_ranks(system.ranks, system.found)))
+    shown = np.concatenate([shown_ranks(one.ranks, one.found) for one in system.seeds])
+    median = float(np.median(shown))
     index = system.positions(queries.num_rows)
     texts, answers = queries["text"].to_pylist(), queries["answers"].to_pylist()
-    diagnosis = diagnose(
-        [texts[i] for i in index], system.expansions, [answers[i] or [] for i in index] if any(answers) else None
-    )
-    out = {
+    asked, known = [texts[i] for i in index], [answers[i] or [] for i in index] if any(answers) else None
+    seeds = [diagnose(asked, one.expansions, known) for one in system.seeds]
+    out: dict[str, Any] = {
         "label": system.label,
         "note": system.note,
         "num_queries": int(covered.sum()),
         "median_rank": median if np.isfinite(median) else None,
-        "not_found_share": float(np.mean(~system.found)),
+        "not_found_share": float(np.mean(np.isinf(shown))),
         "seconds_per_query": system.seconds_per_query,
         "num_seeds": len(system.seeds),
-        "finished_share": None if system.finished is None else float(np.mean([s.finished for s in system.seeds])),
+        "finished_share": _mean([one.finished for one in system.seeds]),
         "lists_cut_at": FEEDBACK_DEPTH if system.cut else None,
-        **{key: getattr(diagnosis, key) for key in DIAGNOSED},
+        **{key: _mean([getattr(one, key) for one in seeds]) for key in DIAGNOSED},
         **sample.system(system.name, covered),
     }
     if system.others:
@@ -245,11 +247,18 @@ def _describe(system: System, queries: pa.Table, sample: _Sample, labels: Mappin
         out["beside"] = {
             name: {"label": labels[name], **sample.system(name, covered)} for name in beside if name != system.name
         }
-    if diagnosis.leaked is not None:
+    if leaked := [one.leaked for one in seeds if one.leaked is not None]:
         clean = covered.copy()
-        clean[index] &= ~np.asarray(diagnosis.leaked)
+        # What no seed gives away.
+        clean[index] &= ~np.array(leaked).any(axis=0)
         out["without_leak"] = _without_leak(system.name, clean, sample)
     return out
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Over seeds; None where there is nothing to count."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _without_leak(name: str, clean: NDArray[np.bool_], sample: _Sample) -> dict[str, Any]:
@@ -267,22 +276,35 @@ def _compare(pairs: Sequence[tuple[str, str]], systems: Mapping[str, System], sa
     """`comparisons` of metrics.json: wins, losses and ties by gold rank, in all and where, how far ranks move, and
     p-values of the mean differences."""
     p_values = sample.p_values({(a, b): sample.covered[a] & sample.covered[b] for a, b in pairs})
-    spread = {name: system.spread(sample.total) for name, system in systems.items()}
     out: dict[str, Any] = {}
     for a, b in pairs:
         where = sample.covered[a] & sample.covered[b]
-        (ranks, shown, _), (ranks_b, shown_b, _) = spread[a], spread[b]
-        if {a, b} & sample.cut:
-            shown, shown_b = (np.where(of > FEEDBACK_DEPTH, np.inf, of) for of in (shown, shown_b))
+        of_a, of_b = systems[a].seeds, systems[b].seeds
+        # One against several is compared with each of them.
+        seeds = [(of_a[i % len(of_a)], of_b[i % len(of_b)]) for i in range(max(len(of_a), len(of_b)))]
+        moved = [_moved(first, second, where, bool({a, b} & sample.cut)) for first, second in seeds]
+        p = p_values[a, b]
         out[f"{a}_vs_{b}"] = {
             "num_queries": int(where.sum()),
-            **wins_losses_ties(shown[where], shown_b[where]),
-            "where": by_place(shown[where], shown_b[where]),
-            "halvings": halvings(ranks[where], ranks_b[where]),
-            "p_value": float(p_values[a, b][MEASURES.index("mrr")]),
-            "p_values": dict(zip(MEASURES, map(float, p_values[a, b]), strict=True)),
+            **moved[0],
+            "halvings": float(np.mean([of_seed["halvings"] for of_seed in moved])),
+            "p_value": float(p[MEASURES.index("mrr")]),
+            "p_values": dict(zip(MEASURES, map(float, p), strict=True)),
         }
     return out
+
+
+def _moved(a: System, b: System, where: NDArray[np.bool_], cut: bool) -> dict[str, Any]:
+    """Wins, losses and ties of a against b, where, and how far ranks move. With `cut` lists end at FEEDBACK_DEPTH."""
+    (ranks, shown, _), (ranks_b, shown_b, _) = (one.spread(len(where)) for one in (a, b))
+    if cut:
+        shown, shown_b = (np.where(of > FEEDBACK_DEPTH, np.inf, of) for of in (shown, shown_b))
+        ranks, ranks_b = (np.minimum(of, FEEDBACK_DEPTH + 1) for of in (ranks, ranks_b))
+    return {
+        **wins_losses_ties(shown[where], shown_b[where]),
+        "where": by_place(shown[where], shown_b[where]),
+        "halvings": halvings(ranks[where], ranks_b[where]),
+    }
 
 
 def evaluate(queries: pa.Table, systems: Sequence[System], config: EvaluateConfig) -> dict[str, Any]:
@@ -317,13 +339,14 @@ def evaluate(queries: pa.Table, systems: Sequence[System], config: EvaluateConfi
 def _parts(queries: pa.Table, pairs: Sequence[tuple[str, str]], sample: _Sample) -> dict[str, Any]:
     """`parts` of metrics.json: each dataset that the queries are of by itself, and the pools of them.
 
-    `pool` is None for a dataset, for a pool its datasets. p-values are of MRR; those of a pair on several datasets are
-    corrected for being several (Holm).
+    `pool` is None for a dataset, for a pool its datasets; a pool of other queries (those of test, on dev) is left out.
+    p-values are of the measures DECIDING; those of a pair on several datasets are corrected for being several (Holm).
     """
     of_query = np.array(queries["dataset"].to_pylist(), dtype=object)
     datasets = {str(name): (str(name),) for name in dict.fromkeys(of_query)}
     parts: dict[str, Any] = {}
-    for name, members in {**datasets, **sample.config.pools}.items():
+    pools = {name: members for name, members in sample.config.pools.items() if set(members) <= datasets.keys()}
+    for name, members in {**datasets, **pools}.items():
         where = np.isin(of_query, members)
         inside = {(a, b): where & sample.covered[a] & sample.covered[b] for a, b in pairs}
         inside = {pair: both for pair, both in inside.items() if both.any()}
@@ -334,13 +357,16 @@ def _parts(queries: pa.Table, pairs: Sequence[tuple[str, str]], sample: _Sample)
             "num_queries": int(where.sum()),
             "systems": {n: {"num_queries": int(of.sum()), **sample.system(n, of)} for n, of in covered.items()},
             "differences": {f"{a}_vs_{b}": sample.difference(a, b, both) for (a, b), both in inside.items()},
-            "p_values": {f"{a}_vs_{b}": float(p[MEASURES.index("mrr")]) for (a, b), p in p_values.items()},
+            "p_values": {
+                measure: {f"{a}_vs_{b}": float(p[MEASURES.index(measure)]) for (a, b), p in p_values.items()}
+                for measure in DECIDING
+            },
         }
-    for a, b in pairs:
-        pair = f"{a}_vs_{b}"
-        of_datasets = {name: parts[name]["p_values"][pair] for name in datasets if pair in parts[name]["p_values"]}
-        for name, corrected in holm(of_datasets).items():
-            parts[name].setdefault("holm", {})[pair] = corrected
+    for measure in DECIDING:
+        for pair in (f"{a}_vs_{b}" for a, b in pairs):
+            raw = {name: parts[name]["p_values"][measure].get(pair) for name in datasets}
+            for name, corrected in holm({name: p for name, p in raw.items() if p is not None}).items():
+                parts[name].setdefault("holm", {}).setdefault(measure, {})[pair] = corrected
     return parts
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from aqe.artifact import Artifact
 from aqe.base_model import LanguageModel
 from aqe.config.pipeline import PipelineConfig
+from aqe.config.sample import PromptConfig
 from aqe.evaluate.choice import Choice
 from aqe.evaluate.tune import Tuned
 
@@ -23,6 +24,8 @@ class Origin:
     samples: Artifact
     ranks: Artifact
     preferences: Artifact
+    prompt: PromptConfig
+    """What asked for the candidates that were preferred last."""
     bm25: Tuned
     """What candidates were ranked with, and all but the plain row `bm25` is searched with."""
 
@@ -35,13 +38,16 @@ class Evidence:
     judged: Mapping[str, Artifact]
     """By split."""
     models: Mapping[str, Artifact]
-    """Every training stage of the run by the model that it ends in: of RSFT + DPO, RSFT too."""
-    expansions: Mapping[str, Artifact | None]
-    """By system, in the order of the table; None searches the plain queries."""
+    """Every training stage of the first seed by the model that it ends in: of RSFT + DPO, RSFT too."""
+    final: Mapping[str, str]
+    """What `models` calls an aligned model of the configuration: with several rounds, the last."""
+    expansions: Mapping[str, tuple[Artifact | None, ...]]
+    """By system, one for each seed that it was trained with; None searches the plain queries."""
     searched: Mapping[str, tuple[Artifact, ...]]
-    """By system; of one that was trained with several seeds a search for each."""
-    trained: Mapping[str, tuple[Artifact, ...]]
-    """What was trained for a system, for each seed: the last stage of an aligned model, the filter of `filtered`."""
+    """What the search found for each of them."""
+    trained: Mapping[str, tuple[tuple[Artifact, ...], ...]]
+    """What was made to train a system, for each seed: the stages of its model, with pairs that were drawn for it; the
+    filter of `filtered`."""
     choices: Mapping[str, Choice | Tuned]
     """What was chosen on dev, by the system that it makes."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aqe.artifact import Artifact, Slices
+from aqe.artifact import Artifact, Slices, read_parquet
 from aqe.evaluate.choice import Choice
 from aqe.evaluate.grid import Ladder, Point, Values, climb, name
 from aqe.evaluate.tune import TUNED, by_point
@@ -27,6 +27,8 @@ LADDERS = (
     Ladder("terms", (5, 10, 20, 40, 80), 1, 2),
     Ladder("weight", (0.3, 0.5, 0.7, 0.8, 0.9, 0.95), 1, 3),
 )
+#: Raise it when the same settings find other passages than before.
+VERSION = 1
 #: Queries of dev that are searched at each point, at most: one search takes some milliseconds.
 DEV_QUERIES = 1_000
 
@@ -85,7 +87,9 @@ def tune_rm3(run: Run, retriever: Retriever, *, index: Artifact, judged: Artifac
 
 def _values(run: Run, retriever: Retriever, index: Artifact, judged: Artifact, points: Sequence[Point]) -> Values:
     ranks = _work(run, "tune_rm3", TryWorker, retriever, index, judged, points, DEV_QUERIES)
-    return by_point(ranks.read(), points)
+    return by_point(
+        ranks.read(), points, read_parquet(judged.path / "queries.parquet")["qid"].to_pylist()[:DEV_QUERIES]
+    )
 
 
 def search_rm3(run: Run, retriever: Retriever, point: Point, *, index: Artifact, judged: Artifact) -> Artifact:
@@ -116,7 +120,7 @@ def _work(
     bm25 = retriever.bm25.model_dump(include={"k1", "b", "language"})
     return run.make(
         stage,
-        config={**bm25, "points": points, "limit": limit},
+        config={**bm25, "points": points, "limit": limit, "version": VERSION},
         inputs={"index": index, "qrels": judged},
         packages=("pyserini",),
         build=build,

@@ -6,11 +6,12 @@ base model with a head for one score, trained by TRL on pairs of candidates (Bra
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from aqe.artifact import Artifact, Slices
 from aqe.base_model import LanguageModel
 from aqe.compose import compose
 from aqe.config.rank import PreferConfig
-from aqe.errors import InputError
+from aqe.errors import ConfigError, InputError
 from aqe.evaluate.choice import Choice
 from aqe.evaluate.measures import reciprocal_rank, shown_ranks
 from aqe.nodes import on_node
@@ -31,6 +32,8 @@ from aqe.units import Row, cut_units, with_files
 
 #: Whose version changes what is trained.
 PACKAGES = ("torch", "transformers", "trl")
+#: Raise it when the same candidates train another filter than before.
+VERSION = 1
 #: Pairs of a training query: the best candidate against the worst, the second best against the second worst, ...
 PAIRS = 2
 #: Tokens of what it reads; more are cut, as in EAR.
@@ -55,32 +58,38 @@ class Filter:
 
 
 def train_filter(
-    run: Run, config: PreferConfig, *, judged: Artifact, samples: Artifact, ranks: Artifact, model: LanguageModel
+    run: Run,
+    config: PreferConfig,
+    seed: int,
+    *,
+    judged: Artifact,
+    samples: Artifact,
+    ranks: Artifact,
+    model: LanguageModel,
 ) -> Filter:
-    """The reranker, in `model/`, trained on the candidates of the training queries and their ranks."""
+    """The reranker, in `model/`, trained on the candidates of the training queries and their ranks.
+
+    More than six arguments, because three stages before it meet here.
+    """
+    # Of what the policy prefers the reward alone matters: which pairs are made is decided here.
+    prefer = PreferConfig(reward=config.reward, depth=config.depth)
 
     def build(out: Path) -> dict[str, Any]:
         nodes = run.nodes("gpu")
         use_gpu = nodes.gpus > 0
-        source = _Source.of(judged, samples, ranks, config)
+        source = _Source(judged.path / "queries.parquet", samples, ranks, prefer)
         run.say(f"train_filter: {len(LEARNING_RATES)} learning rates, one pass over the pairs each")
-        stats: dict[str, Any] = on_node(
-            nodes,
-            _fit,
-            source,
-            str(model.path),
-            out / "model",
-            LEARNING_RATES,
-            use_gpu,
-            env=_env(use_gpu, nodes.cpus),
-            gpu=use_gpu,
-        )
-        return stats
+        env, started = _env(use_gpu, nodes.cpus), time.monotonic()
+        args = (source, str(model.path), out / "model", LEARNING_RATES, seed, use_gpu)
+        stats: dict[str, Any] = on_node(nodes, _fit, *args, env=env, gpu=use_gpu)
+        hours = (time.monotonic() - started) / 3600
+        threads = 1 if use_gpu else min(nodes.cpus)
+        return {**stats, "cpu_hours": round(hours * threads, 5), "gpu_hours": round(hours * use_gpu, 5)}
 
-    settings = {"pairs": PAIRS, "tokens": TOKENS, "learning_rates": LEARNING_RATES, "batch": BATCH}
+    settings = {"pairs": PAIRS, "tokens": TOKENS, "learning_rates": LEARNING_RATES, "batch": BATCH, "seed": seed}
     artifact = run.make(
         "train_filter",
-        config={**settings, "prefer": config.model_dump()},
+        config={**settings, "prefer": prefer.model_dump(), "version": VERSION},
         inputs={"samples": samples, "ranks": ranks, "model": model.fingerprint},
         parents=(judged,),
         packages=PACKAGES,
@@ -108,6 +117,13 @@ def _env(use_gpu: bool, cpus: Sequence[int]) -> dict[str, str]:
     return worker_env(use_gpu, min(cpus))
 
 
+class Apart(NamedTuple):
+    """A training query that is kept apart: its candidates, each with its rank and whether it finds a passage."""
+
+    query: str
+    candidates: list[tuple[str, int, bool]]
+
+
 @dataclass(frozen=True)
 class _Source:
     """Where training queries with candidates and ranks lie."""
@@ -117,25 +133,23 @@ class _Source:
     ranks: Artifact
     config: PreferConfig
 
-    @classmethod
-    def of(cls, judged: Artifact, samples: Artifact, ranks: Artifact, config: PreferConfig) -> "_Source":
-        return cls(judged.path / "queries.parquet", samples, ranks, config)
-
-    def read(self) -> list[tuple[str, RankedQuery]]:
-        """(query, its ranked candidates) of all queries that have some."""
+    def read(self) -> Iterator[tuple[str, RankedQuery]]:
+        """(query, its ranked candidates) of all queries that have some, one after the other."""
         read = PreferenceReader(self.queries, self.samples.path / "data", self.ranks.path / "data")
         units = cut_units(len(Slices(self.queries)), self.ranks.stats["queries_per_unit"])
         units = with_files(with_files(units, "samples", self.samples), "ranks", self.ranks)
         # The policy's model is not trained on these: they need no prompt.
         unprompted = Prompt("", (), 0)
-        return [(row["query"], ranked_query(row, unprompted, self.config)) for unit in units for row in read(unit)]
+        for unit in units:
+            for row in read(unit):
+                yield row["query"], ranked_query(row, unprompted, self.config)
 
 
 def _kept_apart(qid: str) -> bool:
     return int(hashlib.md5(qid.encode()).hexdigest()[-8:], 16) % KEPT_APART == 0
 
 
-def _fit(source: _Source, model: str, out: Path, rates: Sequence[float], use_gpu: bool) -> dict[str, Any]:
+def _fit(source: _Source, model: str, out: Path, rates: Sequence[float], seed: int, use_gpu: bool) -> dict[str, Any]:
     """Train with each learning rate, keep the best at `out`. Runs as a task, in a process of its own."""
     import torch
     from datasets import Dataset
@@ -146,14 +160,14 @@ def _fit(source: _Source, model: str, out: Path, rates: Sequence[float], use_gpu
     # That the head for scores is new is known.
     logging.set_verbosity_error()
     tokenizer = _tokenizer(model)
-    ranked = source.read()
-    rows = []
-    for query, own in ranked:
-        if not _kept_apart(own.qid):
+    rows, apart = [], []
+    for query, own in source.read():
+        if _kept_apart(own.qid):
+            apart.append(Apart(query, [(c.expansion, c.rank, c.found) for c in own.sampled]))
+        else:
             for better, worse in _pairs(own):
                 both = (_ids(tokenizer, _text(query, candidate.expansion)) for candidate in (better, worse))
                 rows.append(dict(zip(("chosen_ids", "rejected_ids"), both, strict=True)))
-    apart = [(query, own) for query, own in ranked if _kept_apart(own.qid)]
     if not rows or not apart:
         raise InputError(
             f"filtered: {len(rows)} pairs to train the filter on and {len(apart)} queries to choose by; it needs some "
@@ -162,24 +176,24 @@ def _fit(source: _Source, model: str, out: Path, rates: Sequence[float], use_gpu
     tried: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="aqe_filter_") as scratch:
         for rate in rates:
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             reranker = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
             reranker.config.pad_token_id = tokenizer.pad_token_id
             args = RewardConfig(
                 output_dir=scratch, learning_rate=rate, num_train_epochs=1, per_device_train_batch_size=BATCH,
                 warmup_steps=0.05, max_length=None, bf16=use_gpu, use_cpu=not use_gpu, report_to="none",
                 save_strategy="no", logging_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
-                dataloader_pin_memory=use_gpu, seed=0,
+                dataloader_pin_memory=use_gpu, seed=seed,
             )  # fmt: skip
             trainer = RewardTrainer(
                 model=reranker, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-            mrr = _mrr(reranker, tokenizer, apart)
+            mrr = round(_mrr(reranker, tokenizer, apart), 5)
             if not tried or mrr > max(tried.values()):
                 put(out, partial(_save, reranker, tokenizer))
-            tried[f"learning rate {rate:g}"] = round(mrr, 5)
+            tried[f"learning rate {rate:g}"] = mrr
     steps = -(-len(rows) // BATCH)
     best = max(tried, key=tried.__getitem__)
     return {"pairs": len(rows), "steps": steps, "kept_apart": len(apart), "tried": tried, "chosen": best}
@@ -197,15 +211,15 @@ def _save(reranker: Any, tokenizer: Any, part: Path) -> None:
     tokenizer.save_pretrained(part)
 
 
-def _mrr(reranker: Any, tokenizer: Any, apart: Sequence[tuple[str, RankedQuery]]) -> float:
+def _mrr(reranker: Any, tokenizer: Any, apart: Sequence[Apart]) -> float:
     """Of the candidates that the reranker chooses."""
-    pairs = [(query, c.expansion) for query, own in apart for c in own.sampled]
+    pairs = [(query, text) for query, candidates in apart for text, _, _ in candidates]
     left = iter(scores(reranker, tokenizer, pairs))
     chosen = []
-    for _, own in apart:
-        values = [next(left) for _ in own.sampled]
-        chosen.append(own.sampled[int(np.argmax(values))])
-    shown = shown_ranks(np.array([c.rank for c in chosen]), np.array([c.found for c in chosen]))
+    for _, candidates in apart:
+        values = [next(left) for _ in candidates]
+        chosen.append(candidates[int(np.argmax(values))])
+    shown = shown_ranks(np.array([rank for _, rank, _ in chosen]), np.array([found for _, _, found in chosen]))
     return float(reciprocal_rank(shown).mean())
 
 
@@ -260,3 +274,15 @@ def _tokenizer(model: str) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_filter(model: Path) -> None:
+    """ConfigError when transformers has no class with a head for scores for this model."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ConfigError(
+            f"evaluate.systems names filtered, but transformers cannot put a head for scores onto a model of the type "
+            f"{config.model_type}. Leave filtered out, or name another model."
+        )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from aqe.artifact import Artifact, Slices, read_parquet, write_parquet
+from aqe.compose import distinct_words
 from aqe.config.rank import PreferConfig
 from aqe.errors import InputError
 from aqe.evaluate.choice import Choice
@@ -22,7 +23,7 @@ from aqe.run import Run
 from aqe.units import cut_units, with_files
 
 #: Raise it when expansions that are made from others come out otherwise than before.
-VERSION = 2
+VERSION = 3
 
 
 def choose_prompt(run: Run, retriever: Retriever, *, judged: Artifact, greedy: Mapping[str, Artifact]) -> Choice:
@@ -88,40 +89,54 @@ def _cut(
     )
 
 
+def choose_union(
+    run: Run, retriever: Retriever, counts: Sequence[int], *, judged: Artifact, samples: Artifact
+) -> Choice:
+    """The number of candidates whose words together rank best, on queries that have candidates."""
+    variants = _unions(run, "expansions_train_unions", counts, judged, samples, note(samples))
+    ranks = rank_expansions(run, retriever, judged=judged, samples=variants, stage="rank_train_unions")
+    return _choice([str(count) for count in counts], ranks)
+
+
 def union(run: Run, count: int, *, judged: Artifact, samples: Artifact) -> Artifact:
     """The words of the first `count` candidates of each query in one expansion: sampling in place of choosing."""
+    about = f"{note(samples)}, the words of {count} candidates"
+    return _unions(run, f"expansions_{_split(judged)}_union", [count], judged, samples, about)
+
+
+def _unions(run: Run, stage: str, counts: Sequence[int], judged: Artifact, samples: Artifact, about: str) -> Artifact:
+    """The different words of the first candidates, for each number of them, numbered in their order."""
 
     def rows() -> list[dict[str, Any]]:
-        data = samples.read().select(["qid", "sample_idx", "expansion"]).to_pylist()
-        said: dict[str, list[str]] = {}
-        for row in sorted(data, key=lambda row: row["sample_idx"]):
-            if row["sample_idx"] < count:
-                said.setdefault(row["qid"], []).append(row["expansion"])
-        return [{"qid": qid, "sample_idx": 0, "expansion": " ".join(own).strip()} for qid, own in said.items()]
+        drawn = _candidates(samples)
+        return [
+            {"qid": qid, "sample_idx": i, "expansion": distinct_words(" ".join(own[:count]))}
+            for i, count in enumerate(counts)
+            for qid, own in drawn.items()
+        ]
 
-    drawn = samples.manifest["config"]["num_samples"]
-    return _derived(
-        run,
-        f"expansions_{_split(judged)}_union",
-        {"candidates": count},
-        {"samples": samples},
-        judged,
-        rows,
-        seconds_per_query=seconds_per_query(samples) * min(count, drawn) / drawn,
-        note=f"{note(samples)}, the words of {min(count, drawn)} candidates",
-    )
+    total = samples.manifest["config"]["num_samples"]
+    seconds = seconds_per_query(samples) * min(max(counts), total) / total
+    config = {"candidates": list(counts)}
+    return _derived(run, stage, config, {"samples": samples}, judged, rows, seconds_per_query=seconds, note=about)
+
+
+def _candidates(samples: Artifact) -> dict[str, list[str]]:
+    """qid -> its candidates in the order in which they were drawn."""
+    drawn: dict[str, list[str]] = {}
+    columns = samples.read().select(["qid", "sample_idx", "expansion"]).sort_by("sample_idx")
+    for qid, text in zip(columns["qid"].to_pylist(), columns["expansion"].to_pylist(), strict=True):
+        drawn.setdefault(qid, []).append(text)
+    return drawn
 
 
 def filtered(run: Run, trained: Filter, *, judged: Artifact, samples: Artifact) -> Artifact:
     """Of each query the candidate that a trained reranker puts first."""
 
     def rows() -> list[dict[str, Any]]:
-        texts = dict(
-            zip(*(read_parquet(judged.path / "queries.parquet")[c].to_pylist() for c in ("qid", "text")), strict=True)
-        )
-        drawn: dict[str, list[str]] = {}
-        for row in samples.read().select(["qid", "sample_idx", "expansion"]).sort_by("sample_idx").to_pylist():
-            drawn.setdefault(row["qid"], []).append(row["expansion"])
+        queries = read_parquet(judged.path / "queries.parquet")
+        texts = dict(zip(queries["qid"].to_pylist(), queries["text"].to_pylist(), strict=True))
+        drawn = _candidates(samples)
         asked = [{"qid": qid, "query": texts[qid], "expansions": own} for qid, own in drawn.items()]
         return [
             {"qid": qid, "sample_idx": 0, "expansion": text}
@@ -141,14 +156,14 @@ def filtered(run: Run, trained: Filter, *, judged: Artifact, samples: Artifact) 
     )
 
 
-def best_of_n(run: Run, config: PreferConfig, *, judged: Artifact, samples: Artifact, ranks: Artifact) -> Artifact:
+def best_of_n(run: Run, *, judged: Artifact, samples: Artifact, ranks: Artifact) -> Artifact:
     """The best-ranked candidate of each query: what a perfect choice among n would give."""
 
     def rows() -> list[dict[str, Any]]:
         queries = judged.path / "queries.parquet"
         read = PreferenceReader(queries, samples.path / "data", ranks.path / "data")
-        # Nothing is trained on these.
-        unprompted = Prompt("", (), 0)
+        # Nothing is trained on these, and what training prefers among equals, or calls equal, does not matter.
+        unprompted, config = Prompt("", (), 0), PreferConfig()
         units = cut_units(len(Slices(queries)), ranks.stats["queries_per_unit"])
         best = []
         for unit in with_files(with_files(units, "samples", samples), "ranks", ranks):
@@ -160,7 +175,7 @@ def best_of_n(run: Run, config: PreferConfig, *, judged: Artifact, samples: Arti
     return _derived(
         run,
         f"expansions_{_split(judged)}_best_of_n",
-        {"prefer": config.model_dump()},
+        {},
         {"samples": samples, "ranks": ranks},
         judged,
         rows,

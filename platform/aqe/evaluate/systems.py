@@ -5,18 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from aqe.artifact import Artifact
 from aqe.evaluate.compare import System
 from aqe.evaluate.evidence import Evidence
 from aqe.evaluate.measures import ndcg_at_10
 from aqe.evaluate.stage import finished, note, seconds_per_query
+from aqe.evaluate.tune import Tuned
 from aqe.ranker import Hit
 
 #: How tables and cards call a system.
 LABELS = {
     "bm25": "BM25, plain query",
-    "bm25_tuned": "BM25, k1 and b chosen on dev",
+    "bm25_tuned": "BM25, tuned on dev",
     "bm25_rm3": "BM25 + RM3",
     "zero_shot": "zero-shot, the prompt that is served",
     "zero_shot_best": "zero-shot, the best prompt on dev",
@@ -35,14 +37,20 @@ def systems(evidence: Evidence, queries: pa.Table, qrels: pa.Table) -> list[Syst
     """All systems in the order of the evidence."""
     made = []
     for name, searched in evidence.searched.items():
-        first, *others = (_system(name, one, evidence.expansions[name], queries, qrels) for one in searched)
-        made.append(replace(first, others=tuple(others)))
+        found = [one.read() for one in searched]
+        # A query that one seed could not be asked (a dead letter) is left out of all.
+        there = set.intersection(*(set(data["qid"].to_pylist()) for data in found))
+        found = [data.filter(pc.is_in(data["qid"], value_set=pa.array(sorted(there)))) for data in found]
+        written = evidence.expansions[name]
+        first, *others = (_system(name, *of, queries, qrels) for of in zip(found, written, strict=True))
+        choice = evidence.choices.get(name)
+        note = choice.why if isinstance(choice, Tuned) else first.note
+        made.append(replace(first, note=note, others=tuple(others)))
     return made
 
 
-def _system(name: str, searched: Artifact, expansions: Artifact | None, queries: pa.Table, qrels: pa.Table) -> System:
-    """One system as one search found it. `expansions` are those of its first seed, which say what it costs."""
-    data = searched.read()
+def _system(name: str, data: pa.Table, expansions: Artifact | None, queries: pa.Table, qrels: pa.Table) -> System:
+    """One system as one search found it."""
     qids = data["qid"].to_pylist()
     place = {qid: i for i, qid in enumerate(queries["qid"].to_pylist())}
     everything = len(qids) == len(place)

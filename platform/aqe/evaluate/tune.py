@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from aqe.artifact import Artifact, Slices
+from aqe.artifact import Artifact, Slices, read_parquet
 from aqe.config.evaluate import EvaluateConfig
 from aqe.evaluate.grid import Ladder, Point, Values, climb, name
 from aqe.evaluate.measures import reciprocal_rank, shown_ranks
@@ -62,18 +63,15 @@ class Tuned:
 
 
 class TuneWorker:
-    """Ranks plain queries at each point.
+    """Ranks plain queries at each point."""
 
-    Each point's ranker is opened when it is needed: on a large corpus it holds some bytes for every term.
-    """
-
-    def __init__(self, sources: Sequence[RankerSource]) -> None:
-        self._sources = sources
+    def __init__(self, source: RankerSource, points: Sequence[Point]) -> None:
+        self._at, self._points = source.open_at(), points
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         ranks: list[dict[str, Any]] = []
-        for number, source in enumerate(self._sources):
-            ranker = source.open()
+        for number, (k1, b) in enumerate(self._points):
+            ranker = self._at(k1, b)
             for row in rows:
                 gold = ranker.gold_ranks([row["query"]], row["relevant"])[0]
                 ranks.append({"qid": row["qid"], "point": number, "gold_rank": gold.rank, "score": gold.score})
@@ -87,12 +85,14 @@ def tune_bm25(run: Run, retriever: Retriever, config: EvaluateConfig, *, judged:
     """
     configured: Point = (retriever.bm25.k1, retriever.bm25.b)
     queries = len(Slices(judged.path / "queries.parquet"))
-    if not config.tune_queries:
-        return Tuned(configured, configured, queries, {}, None, "not tuned: evaluate.tune_queries is 0")
-    if queries < config.tune_queries:
+    if not config.tune_queries or queries < config.tune_queries:
         few = f"{queries:,} dev queries are fewer than evaluate.tune_queries ({config.tune_queries:,})"
-        return Tuned(configured, configured, queries, {}, None, f"not tuned: {few}")
-    tuned = decide(configured, climb(LADDERS, partial(_values, run, retriever, judged), (configured,)), config)
+        why = f"{name(LADDERS, configured)} as configured, " + (
+            few if config.tune_queries else "because tune_queries is 0"
+        )
+        tuned = Tuned(configured, configured, queries, {}, None, why)
+    else:
+        tuned = decide(configured, climb(LADDERS, partial(_values, run, retriever, judged), (configured,)), config)
     run.say(f"tune_bm25: {tuned.why}")
     return tuned
 
@@ -115,13 +115,17 @@ def decide(configured: Point, values: Values, config: EvaluateConfig) -> Tuned:
 
 def _values(run: Run, retriever: Retriever, judged: Artifact, points: Sequence[Point]) -> Values:
     """Reciprocal rank of each plain query at each of these points."""
+    if retriever.config.spread_shards and len(points) > 1:
+        # Shards that fill the cluster's memory cannot be there once for each point.
+        return {point: values for one in points for point, values in _values(run, retriever, judged, [one]).items()}
     queries = judged.path / "queries.parquet"
 
     def build(out: Path) -> dict[str, Any]:
         pool = retriever.pool(run.nodes("cpu"))
-        sources = [retriever.at(*point).source(pool.labels) for point in points]
+        source = retriever.at(*points[0]).source(pool.labels)
         units = cut_units(len(Slices(queries)), SEARCHED_TOGETHER)
-        work = Work(TuneWorker, {"sources": sources}, QueryReader(queries, None), TUNED, quick=True)
+        args = {"source": source, "points": points}
+        work = Work(TuneWorker, args, QueryReader(queries, None), TUNED, quick=True)
         return run_units(run, "tune_bm25", out, units, work, pool)
 
     ranks = run.make(
@@ -131,11 +135,13 @@ def _values(run: Run, retriever: Retriever, judged: Artifact, points: Sequence[P
         packages=retriever.packages,
         build=build,
     )
-    return by_point(ranks.read(), points)
+    return by_point(ranks.read(), points, read_parquet(queries)["qid"].to_pylist())
 
 
-def by_point(data: pa.Table, points: Sequence[Point]) -> Values:
-    """Reciprocal ranks from a table of TUNED, the queries in one order for all points."""
-    data = data.sort_by([("point", "ascending"), ("qid", "ascending")])
+def by_point(data: pa.Table, points: Sequence[Point], qids: Sequence[str]) -> Values:
+    """Reciprocal ranks from a table of TUNED, in the order of `qids`; a query that could not be ranked counts 0."""
     values = reciprocal_rank(shown_ranks(data["gold_rank"].to_numpy(), data["score"].to_numpy() > 0))
-    return dict(zip(points, values.reshape(len(points), -1), strict=True))
+    found = np.zeros((len(points), len(qids)))
+    place = {qid: i for i, qid in enumerate(qids)}
+    found[data["point"].to_numpy(), [place[qid] for qid in data["qid"].to_pylist()]] = values
+    return dict(zip(points, found, strict=True))

@@ -5,7 +5,7 @@ score comes first (Lucene's arithmetic, a search in a few postings); then one pa
 it, for all candidates of a query at once and to any depth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +74,16 @@ def open_gold_ranker(directory: Path, config: IndexConfig) -> GoldRanker:
 
     Raises ArtifactError when they are missing, corrupt, or were analyzed otherwise than the queries would be.
     """
+    return open_gold_rankers(directory, config)(config.k1, config.b)
+
+
+def open_gold_rankers(directory: Path, config: IndexConfig) -> Callable[[float, float], GoldRanker]:
+    """As `open_gold_ranker`, for any k1 and b: the shards are mapped and checked once."""
     shards = open_shards(directory)
     for shard in shards:
         check_analyzer(shard, config)
-    parts = [ShardScorer(shard, config.k1, config.b) for shard in shards]
-    return GoldRanker(parts, query_analyzer(config.language, config.jvm_heap))
+    analyze = query_analyzer(config.language, config.jvm_heap)
+    return lambda k1, b: GoldRanker([ShardScorer(shard, k1, b) for shard in shards], analyze)
 
 
 def check_analyzer(shard: Shard, config: IndexConfig) -> None:

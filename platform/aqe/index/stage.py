@@ -13,11 +13,20 @@ from aqe.nodes import on_node
 from aqe.run import Run
 
 
-def lucene_index(run: Run, config: IndexConfig, vectors: bool = False, *, corpus: Artifact) -> Artifact:
-    """The Lucene index of the corpus, in `lucene/`: built, or the one that `index.path` names.
+def lucene_index(run: Run, config: IndexConfig, *, corpus: Artifact) -> Artifact:
+    """The Lucene index of the corpus, in `lucene/`: built, or the one that `index.path` names."""
+    return _index(run, "build_index", config, False, corpus)
 
-    With `vectors` it stores the terms of each passage. InputError when the given one does not.
+
+def vector_index(run: Run, config: IndexConfig, *, corpus: Artifact) -> Artifact:
+    """One that stores the terms of each passage too, which RM3 reads; no rank depends on it, so it is one of its own.
+
+    InputError when the one that `index.path` names does not store them.
     """
+    return _index(run, "build_index_vectors", config, True, corpus)
+
+
+def _index(run: Run, stage: str, config: IndexConfig, vectors: bool, corpus: Artifact) -> Artifact:
     given = config.path
 
     def build(out: Path) -> dict[str, Any]:
@@ -35,8 +44,8 @@ def lucene_index(run: Run, config: IndexConfig, vectors: bool = False, *, corpus
         return stats
 
     return run.make(
-        "build_index",
-        config={**config.model_dump(include={"language"}), **({"vectors": True} if vectors else {})},
+        stage,
+        config=config.model_dump(include={"language"}),
         inputs={"corpus": corpus, **({} if given is None else {"given": _identity(given)})},
         packages=("pyserini",),
         build=build,

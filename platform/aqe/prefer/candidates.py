@@ -77,15 +77,18 @@ class RankedQuery:
         return [c for c in self.candidates if c.sample_idx != PLAIN]
 
     def best_first(self) -> list[Candidate]:
-        """By reward, then by rank; of equals what ended by itself, then what repeats itself least, then the likeliest
-        as a whole (ADR 13); then by sample_idx.
+        """By reward, then by rank; of equals what says something, then what ended by itself, then what repeats itself
+        least, then the likeliest as a whole (ADR 13); then by sample_idx.
 
         With each word searched once a text that goes round in circles ties with its first words. Log-probability per
         token would choose it: nothing is likelier than what was just said.
         """
         return sorted(
             self.candidates,
-            key=lambda c: (-self.value(c), self.place(c), not c.finished, c.repeats, -c.logprob, c.sample_idx),
+            key=lambda c: (
+                *(-self.value(c), self.place(c), c.sample_idx == PLAIN),
+                *(not c.finished, c.repeats, -c.logprob, c.sample_idx),
+            ),
         )
 
     def worst_first(self) -> list[Candidate]:

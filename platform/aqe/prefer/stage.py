@@ -35,7 +35,7 @@ _SETS = {"rsft": RSFT, "rsft_random": RSFT, "dpo": DPO}
 #: What one query gives: a target or none, a random one, and its pairs. Made into one file of each at the end.
 _GIVEN = pa.schema([("rsft", pa.struct(RSFT)), ("rsft_random", pa.struct(RSFT)), ("dpo", pa.list_(pa.struct(DPO)))])
 #: Raise it when candidates of the same ranks are ordered otherwise than before.
-ORDER = 2
+ORDER = 3
 #: How many rows of each the units counted.
 _COUNTED = {"rsft": "rsft_rows", "rsft_random": "rsft_random_rows", "dpo": "dpo_pairs"}
 #: What targets and pairs look like: counts.

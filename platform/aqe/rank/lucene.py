@@ -51,7 +51,8 @@ class LuceneRanker:
         # A long expansion may have more terms than Lucene's default limit of 1,024 clauses.
         searcher_class.setMaxClauseCount(2**31 - 1)
         self._searcher = searcher_class(cast("org.apache.lucene.index.IndexReader", self._reader))
-        self._searcher.setSimilarity(java(search + "similarities.BM25Similarity")(config.k1, config.b))
+        self._similarity = java(search + "similarities.BM25Similarity")
+        self.set_bm25(config.k1, config.b)
         self._searcher.setQueryCache(None)
         self._leaves = list(self._reader.leaves())
         self._bases = [leaf.docBase for leaf in self._leaves]
@@ -59,6 +60,10 @@ class LuceneRanker:
         # Anserini's own: a term that occurs n times becomes one clause with boost n.
         self._words = java("io.anserini.search.query.BagOfWordsQueryGenerator")()
         self._documents: dict[str, int] = {}
+
+    def set_bm25(self, k1: float, b: float) -> None:
+        """Score with another setting from now on."""
+        self._searcher.setSimilarity(self._similarity(k1, b))
 
     @property
     def num_passages(self) -> int:

@@ -1,6 +1,6 @@
 """What ranks and searches: an index, BM25's settings, and the engine that reads it in a pool's actors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,29 @@ class RankerSource:
     index: Path
     bm25: IndexConfig
     shards: Any = None
+
+    @property
+    def one_setting(self) -> bool:
+        """Shards that are spread over nodes have one setting of BM25, for all who ask them."""
+        return self.shards is not None
+
+    def open_at(self) -> Callable[[float, float], Ranker]:
+        """Opens the index once, for any k1 and b. What the function gave before may not be used after it."""
+        if self.one_setting:
+            return lambda k1, b: self.open()
+        if self.config.engine == "lucene":
+            from aqe.rank.lucene import LuceneRanker
+
+            ranker = LuceneRanker(self.index / "lucene", self.bm25)
+
+            def at(k1: float, b: float) -> Ranker:
+                ranker.set_bm25(k1, b)
+                return ranker
+
+            return at
+        from aqe.impacts.gold import open_gold_rankers
+
+        return open_gold_rankers(self.index, self.bm25)
 
     def open(self) -> Ranker:
         """The engine that `rank.engine` names."""

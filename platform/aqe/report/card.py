@@ -38,7 +38,7 @@ def _stages(name: str) -> list[str]:
 def _facts(origin: Origin, name: str, model_dir: Path) -> dict[str, dict[str, Any]]:
     """What the model comes from."""
     config, preferences = origin.config, origin.preferences
-    sampling, align, stats = resolve(config.sample_prompt), config.align, preferences.stats
+    sampling, align, stats = origin.prompt, config.align, preferences.stats
     return {
         "Data": {
             "corpus": f"{origin.index.stats['passages']} passages, artifact {origin.corpus.path.name}",
@@ -74,6 +74,9 @@ def _results(origin: Origin, name: str, metrics: Mapping[str, Any]) -> dict[str,
     values = {m: f"{measured[m]['value']:.4f} [{measured[m]['low']:.4f}, {measured[m]['high']:.4f}]" for m in COLUMNS}
     if (leakage := measured["leakage_share"]) is not None:
         values["expansions that give an answer away"] = f"{leakage:.1%}"
+    if (seeds := measured["num_seeds"]) > 1:
+        values["seeds"] = f"the numbers above are means of {seeds} training seeds; these are the weights of the first"
+        values["MRR of this one"] = f"{measured['of_seeds'][0]['mrr']:.4f}"
     return {f"Results ({metrics['num_queries']} {origin.config.evaluate.split} queries)": values}
 
 

@@ -22,6 +22,9 @@ from aqe.report.page import ReportContext, write_report
 from aqe.run import Run
 from aqe.storage import put
 
+#: Raise it when the same searches give other numbers than before.
+VERSION = 1
+
 
 def report(run: Run, evidence: Evidence) -> Artifact:
     """metrics.json, per_query.parquet, report.html, report.md, plots/, runs/*.trec, summary.txt.
@@ -49,6 +52,7 @@ def report(run: Run, evidence: Evidence) -> Artifact:
         config={
             **config.evaluate.model_dump(mode="json"),
             "run": config.name,
+            "version": VERSION,
             "price_per_hour": config.price_per_hour.model_dump(),
         },
         inputs={
@@ -56,7 +60,7 @@ def report(run: Run, evidence: Evidence) -> Artifact:
                 _of_seed(name, i): one for name, searched in evidence.searched.items() for i, one in enumerate(searched)
             },
             "choices": digest(choices),
-            "models": digest([evidence.models[name].fingerprint for name in config.models]),
+            "models": digest([evidence.models[name].fingerprint for name in evidence.final.values()]),
         },
         packages=("numpy", "ir-measures"),
         build=build,
@@ -77,14 +81,17 @@ def _of_seed(name: str, number: int) -> str:
 
 
 def _made(evidence: Evidence) -> dict[str, Any]:
-    """What each system took beside the candidates: hours of training, writing and searching, and rows to train on."""
+    """What each system took for one seed, the candidates of the base model apart: hours of training (with what was
+    drawn for it), of writing and of searching, and the rows of each stage that was trained."""
     made = {}
     for name, searched in evidence.searched.items():
-        learned, written = evidence.trained.get(name, ()), evidence.expansions[name]
-        stats = [artifact.stats for artifact in (*learned, *searched, *([] if written is None else [written]))]
+        learned, written = evidence.trained[name], [one for one in evidence.expansions[name] if one is not None]
+        took = [*(stage for of_seed in learned for stage in of_seed), *searched, *written]
+        hours = {kind: sum(one.stats.get(f"{kind}_hours", 0.0) for one in took) for kind in ("cpu", "gpu")}
+        rows = [one.stats.get("rows", one.stats.get("pairs")) for one in (learned[0] if learned else ())]
         made[name] = {
-            **{f"{kind}_hours": round(sum(of.get(f"{kind}_hours", 0.0) for of in stats), 5) for kind in ("cpu", "gpu")},
-            "training_rows": [of.stats["rows"] if "rows" in of.stats else of.stats["pairs"] for of in learned],
+            **{f"{kind}_hours": round(spent / len(searched), 5) for kind, spent in hours.items()},
+            "training_rows": [count for count in rows if count is not None],
         }
     return made
 
@@ -105,7 +112,7 @@ def _context(evidence: Evidence, queries: pa.Table, compared: list[System], out:
     plot_curves(curves, {name: read_parquet(m.path / "curves.parquet") for name, m in evidence.models.items()})
     total = max(samples["candidates"], 1)
     before = _stages(evidence)
-    expanded = [expansions for name in config.models if (expansions := evidence.expansions[name]) is not None]
+    expanded = [one for name in config.models if (one := evidence.expansions[name][0]) is not None]
     return ReportContext(
         title=f"Aligned query expansion: {config.name}",
         subtitle=f"{origin.base.source}, {queries.num_rows:,} {config.evaluate.split} queries, "
@@ -131,7 +138,7 @@ def _context(evidence: Evidence, queries: pa.Table, compared: list[System], out:
         preferences=_preferences(origin.preferences),
         alignment={name: _training(model) for name, model in evidence.models.items()},
         dead_letters={artifact.stage: _dead(artifact) for artifact in before},
-        paths={name: str(evidence.models[name].path / "model") for name in config.models},
+        paths={name: str(evidence.models[full].path / "model") for name, full in evidence.final.items()},
         next_steps=next_steps(evidence),
         docs=_passages(origin.corpus, queries),
     )
@@ -195,7 +202,7 @@ def closing(run: Run, evidence: Evidence, artifact: Artifact) -> str:
 def next_steps(evidence: Evidence) -> list[str]:
     """What a reader may want to do now."""
     config = evidence.origin.config
-    model = evidence.models[config.models[-1]].path / "model"
+    model = evidence.models[evidence.final[config.models[-1]]].path / "model"
     first = read_parquet(evidence.reported.path / "queries.parquet")["text"][0].as_py()
     query = first.replace('"', "").replace("'", "")
     return [
