@@ -39,7 +39,8 @@ def bm25(corpus: dict[str, list[str]], text: str, k1: float = K1, b: float = B) 
     @cache
     def score(word: str, tf: int, length: int) -> float:
         idf = f32(math.log(1 + (n - df[word] + 0.5) / (df[word] + 0.5)))
-        norm = f32(1) / (f32(k1) * ((f32(1) - f32(b)) + f32(b) * f32(lucene_length(length)) / average))
+        with np.errstate(divide="ignore"):  # k1 = 0: whether a word occurs is all that counts.
+            norm = f32(1) / (f32(k1) * ((f32(1) - f32(b)) + f32(b) * f32(lucene_length(length)) / average))
         boosted = f32(weights[word]) * idf
         return float(boosted - boosted / (f32(1) + f32(tf) * norm))
 

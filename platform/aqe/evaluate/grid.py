@@ -48,7 +48,8 @@ def climb(
         grid = list(product(*(ladder.tried for ladder in ladders)))
         if new := [point for point in dict.fromkeys((*also, *grid)) if point not in known]:
             known |= ask(new)
-        best = max(grid, key=lambda point: float(known[point].mean()))
+        # Of equals the one that was asked first, so that a tie draws no grid to its edge.
+        best = max((point for point in known if point in grid), key=lambda point: float(known[point].mean()))
         wider = [ladder.around(value) for ladder, value in zip(ladders, best, strict=True)]
         if wider == ladders:
             return known
