@@ -89,10 +89,9 @@ def test_rsft_learns_and_leaves_a_plain_model(rsft: Trained, root: Path) -> None
     assert stats["last_loss"] < 0.7 * stats["first_loss"]
     assert stats["kl_per_token"] > 0.01
     assert stats["logp_change"] > 1
-    # The schedule's first step has rate 0, so the model is still the reference after it.
+    # No step has rate 0: the first one changes the model already.
     divergence = curves["kl_per_token"].to_pylist()
-    assert divergence[0] == pytest.approx(0, abs=1e-6)
-    assert divergence[-1] > 0.01
+    assert divergence[0] > 0.01 and divergence[-1] > 0.01
     assert None not in divergence, "twelve steps are few: every one is a point of the curve"
     assert stats["resumed"] is False
     model = AutoModelForCausalLM.from_pretrained(root / "rsft/model")
