@@ -126,17 +126,20 @@ def test_serve_searches_as_the_run_did(tmp_path: Path) -> None:
     assert settings() == (0.9, 0.4, "de")
     made("rank_train-1", {"k1": 1.2, "b": 0.75}, 2)
     assert settings() == (1.2, 0.75, "de")
-    made("search_bm25-1", {"k1": 1.5, "b": 0.2}, 4, "build_impacts-1")
+    made("search_rsft-1", {"k1": 1.5, "b": 0.2}, 4, "build_impacts-1")
     # The newest search, not what was ranked after it to train once more.
     made("rank_train-2", {"k1": 2.0, "b": 0.0}, 5)
     assert settings() == (1.5, 0.2, "de")
     # The report's own, whatever was tried after it.
     made("corpus-1", {}, 0)
-    made("report-1", {}, 6, "search_bm25-1")
+    # The plain row has the BM25 that was configured, the model was aligned with the one that was chosen on dev.
+    made("search_bm25-1", {"k1": 0.9, "b": 0.4}, 6, "build_impacts-1")
+    made("search_bm25_rm3-1", {"k1": 0.8, "b": 0.4}, 6, "build_index_vectors-1")
+    made("report-1", {}, 6, "search_bm25-1", "search_bm25_rm3-1", "search_rsft-1")
     (tmp_path / "report").symlink_to("report-1")
     made("corpus-2", {}, 7)
     made("build_impacts-2", {"language": "fr"}, 8, "corpus-2")
-    made("search_bm25-2", {"k1": 0.1, "b": 0.1}, 9, "build_impacts-2")
+    made("search_rsft-2", {"k1": 0.1, "b": 0.1}, 9, "build_impacts-2")
     assert settings() == (1.5, 0.2, "de")
     assert (search().impacts, search().corpus) == (tmp_path / "build_impacts-1", tmp_path / "corpus-1")
 

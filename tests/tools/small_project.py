@@ -14,6 +14,7 @@ SMALL = [
     "model.source=model", "engine.name=transformers", "engine.max_model_len=256", "sample.num_samples=4", "sample.max_tokens=12",
     "sample.queries_per_unit=2", "sample.prompt=passage", "models=[rsft,rsft_dpo]", "align.workers=1", "align.zero_stage=1", "align.max_length=256",
     "align.rsft.batch_size=8", "align.dpo.batch_size=8", "align.micro_batch_size=8", "rank.query_weight=2", "rank.distinct_words=true", "evaluate.bootstrap=500", "evaluate.cut_words=[1,2]",
+    "evaluate.systems=[bm25, bm25_tuned, zero_shot, zero_shot_best, zero_shot_cut, best_of_n]",
 ]  # fmt: skip
 
 
