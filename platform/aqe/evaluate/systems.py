@@ -31,6 +31,8 @@ LABELS = {
     "rsft_dpo": "RSFT + DPO",
     "best_of_n": "best of n candidates (oracle)",
 }
+#: What stands for `bm25_tuned` where there were too few queries to choose by.
+NOT_TUNED = "BM25, not tuned"
 
 
 def systems(evidence: Evidence, queries: pa.Table, qrels: pa.Table) -> list[System]:
@@ -44,8 +46,9 @@ def systems(evidence: Evidence, queries: pa.Table, qrels: pa.Table) -> list[Syst
         written = evidence.expansions[name]
         first, *others = (_system(name, *of, queries, qrels) for of in zip(found, written, strict=True))
         choice = evidence.choices.get(name)
-        note = choice.why if isinstance(choice, Tuned) else first.note
-        made.append(replace(first, note=note, others=tuple(others)))
+        if isinstance(choice, Tuned):
+            first = replace(first, note=choice.why, label=first.label if choice.mrr else NOT_TUNED)
+        made.append(replace(first, others=tuple(others)))
     return made
 
 
