@@ -33,13 +33,13 @@ def test_all_systems_with_two_seeds_and_two_rounds(tmp_path: Path, home: Path) -
     metrics = json.loads((made / "report" / "metrics.json").read_text())
     assert list(metrics["systems"]) == [name for name in ORDER if name != "dpo"]
     systems = metrics["systems"]
-    for name in ("rsft_random", "rsft", "rsft_dpo"):
+    for name in ("filtered", "rsft_random", "rsft", "rsft_dpo"):
         assert systems[name]["num_seeds"] == 2 and len(systems[name]["of_seeds"]) == 2
         assert (made / "report" / "runs" / f"{name}.seed1.trec").exists()
     for name in ("union", "filtered", "best_of_n"):
         assert systems[name]["num_queries"] == 4 and "rsft_dpo" in systems[name]["beside"]
     chosen = metrics["chosen_on_dev"]
-    assert set(chosen) == {"bm25_tuned", "bm25_rm3", "zero_shot_best", "zero_shot_cut", "filtered"}
+    assert set(chosen) == {"bm25_tuned", "bm25_rm3", "zero_shot_best", "zero_shot_cut", "union", "filtered"}
     assert chosen["bm25_tuned"]["dev_queries"] == 6 and len(chosen["bm25_tuned"]["dev_mrr"]) >= 9
     # Two seeds of each model, the second of other candidates; two rounds, each from the model before.
     for stage in ("align_rsft", "align_rsft_random", "align_rsft_dpo", "align_rsft_dpo_dpo"):

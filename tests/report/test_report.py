@@ -22,6 +22,7 @@ from aqe.evaluate.significance import holm
 from aqe.report.console import console_examples, console_table
 from aqe.report.examples import pick_examples
 from aqe.report.page import ReportContext, number, write_report
+from aqe.report.results import results
 
 NASTY = "a <script>alert('x')</script> | *pipe* & `code`?"
 CONFIG = EvaluateConfig(bootstrap=200)
@@ -472,3 +473,13 @@ def test_what_is_compared_with_cut_lists_is_cut_too() -> None:
 def test_holm() -> None:
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_results_hold_every_set_and_pair(metrics: dict[str, Any]) -> None:
+    found = results({**metrics, "chosen_on_dev": {}, "made": {}})
+    for name, system in metrics["systems"].items():
+        for measure in MEASURES:
+            assert found["datasets"]["only"][name][measure] == system[measure]
+        assert found["systems"][name]["label"] == system["label"]
+    assert found["differences"]["only"] == metrics["differences"] and found["queries"] == {"only": NUM}
+    json.dumps(found, allow_nan=False)
