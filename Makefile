@@ -34,7 +34,7 @@ $(VENV)/.ready: $(LOCK) $(UV)
 demo: setup  ## the whole loop at small counts (13 minutes on 2 cores, 8 GB of memory)
 	@$(PY) -m cluster.local.submit --config demo
 
-quickstart: setup  ## the whole loop with counts large enough for a result (60 to 90 minutes on 2 cores); resumes
+quickstart: setup  ## the whole loop with counts large enough for a result (some 90 minutes on 2 cores); resumes
 	@$(PY) -m cluster.local.submit --config quickstart
 
 results-quickstart: setup  ## the quickstart with every control and three seeds, and its table (hours; see docs/results.md)
