@@ -1,12 +1,17 @@
 """What is found before any compute is spent."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
 
 from aqe.check import check
+from aqe.config.data import FileQueries, ReverseDictionaryQueries
 from aqe.config.pipeline import load_config
+from aqe.cost import H100, cost, count
 from aqe.errors import ConfigError
+from tests.tools import tiny_model
 from tests.tools.small_project import SMALL, write_project
 
 
@@ -38,3 +43,84 @@ def test_a_prompt_leaves_room_for_a_query(tmp_path: Path, monkeypatch: pytest.Mo
         ):
             check(load_config("mine.yaml", [*SMALL, key]))
     check(load_config("mine.yaml", [*SMALL, "engine.max_model_len=512", "sample.prompt=passage_few_shot"]))
+
+
+#: Questions that have a passage with an answer (EAR, arXiv 2305.17080).
+PAPER = {"nq": (58_880, 8_757), "triviaqa": (60_413, 8_837)}
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_the_papers_settings_pass_and_say_what_they_take(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a user who has the index, the passages and the questions: all but the contents of the files."""
+    config = load_config(preset, [], tmp_path)
+    train, dev = PAPER[preset]
+    line = json.dumps({"qid": "q", "text": "who wrote it", "answers": ["someone"]}) + "\n"
+    sizes = {f"{preset}.train": train, f"{preset}.dev": dev, f"{preset}.test": 3_610}
+    sizes |= {"webq.test": 2_032, "entityquestions.test": 22_075}
+    (tmp_path / "data" / "lucene-index.wikipedia-dpr-100w").mkdir(parents=True)
+    (tmp_path / "data" / "lucene-index.wikipedia-dpr-100w" / "segments_1").touch()
+    (tmp_path / "data" / "wikipedia-dpr-100w").mkdir()
+    for name, number in sizes.items():
+        (tmp_path / "data" / f"{name}.jsonl").write_text(line * number)
+    in_hub_cache(config.model.source, tmp_path / "hub", monkeypatch)
+    model = check(config)
+    assert model is not None
+    found = cost(config, model.parameters)
+    assert found.queries == {"train": train, "dev": dev, "test": 3_610 + 2_032 + 22_075}
+    assert found.drawn == 50 * train
+    # RSFT is trained once, for itself and for RSFT + DPO.
+    assert found.steps == {"rsft": -(-train // 16), "dpo": -(-2 * train // 16)}
+    assert 3e9 < model.parameters < 5e9
+    generation, training = found.hours(H100)
+    # 2.9 M candidates of 100 tokens, 16 k tokens a second.
+    assert 4 < generation < 8
+    assert 0.5 < training < 2
+    assert any("one H100: " in line for line in found.lines())
+
+
+def in_hub_cache(source: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the hub's cache holds of a model before its weights are fetched. Its layers are the real one's in size."""
+    from transformers import Qwen3Config
+
+    snapshot = cache / f"models--{source.replace('/', '--')}" / "snapshots" / ("0" * 40)
+    tiny_model.save(snapshot)
+    for weights in snapshot.glob("*.safetensors"):
+        weights.unlink()
+    sizes = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
+    qwen = Qwen3Config(**sizes, num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=True)
+    qwen.architectures = ["Qwen3ForCausalLM"]
+    qwen.save_pretrained(snapshot)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_the_plan_counts_what_a_configuration_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    one = cost(load_config("mine.yaml", SMALL), 1_000)
+    three = cost(load_config("mine.yaml", [*SMALL, "evaluate.seeds=3"]), 1_000)
+    config = load_config("mine.yaml", SMALL)
+    assert one.queries == {split: sum(map(count, config.queries.sources(split))) for split in ("train", "dev", "test")}
+    assert one.drawn >= config.sample.num_samples * one.queries["train"]
+    # The last of several seeds draws anew.
+    assert three.drawn == 2 * one.drawn
+    assert three.steps == {kind: pytest.approx(3 * steps, abs=2) for kind, steps in one.steps.items()}
+    again = cost(load_config("mine.yaml", [*SMALL, "align.dpo.rounds=2"]), 1_000)
+    assert again.drawn > one.drawn
+    assert again.steps["dpo"] == pytest.approx(2 * one.steps["dpo"], abs=1)
+    unknown = cost(config, None)
+    assert not any("hours" in line for line in unknown.lines())
+
+
+def test_a_source_is_counted_as_far_as_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"qid": "1"}\n\n' * 7)
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write('{"qid": "1"}\n' * 30)
+    source = FileQueries(format="jsonl", path=[tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"], skip=2, limit=20)
+    assert count(source) == 5 + 20
+    assert count(ReverseDictionaryQueries(format="reverse_dictionary", split="test", limit=10)) == 10

@@ -82,7 +82,7 @@ def test_presets_are_listed_with_their_first_line() -> None:
 
 @pytest.mark.parametrize("command", [("jobs/run_pipeline.py",), ("-m", "aqe", "rank"), ("-m", "aqe", "check")])
 def test_an_unknown_configuration_is_refused(command: tuple[str, ...]) -> None:
-    refused(called(*command, "--config", "nope"), "demo, quickstart")
+    refused(called(*command, "--config", "nope"), "demo, nq, quickstart")
 
 
 def test_a_job_must_say_where_paths_lie() -> None:
@@ -94,7 +94,9 @@ def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path) -> None:
     options = [x for assignment in SMALL for x in ("--set", assignment)]
     done = aqe("check", "--config", "mine.yaml", *options, here=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"mine.yaml: all is well; a run's artifacts lie in {tmp_path / 'runs' / 'mine'}\n"
+    *plan, last = done.stdout.splitlines()
+    assert last == f"mine.yaml: all is well; a run's artifacts lie in {tmp_path / 'runs' / 'mine'}"
+    assert any("candidates and as many gold ranks" in line for line in plan)
     assert not (tmp_path / "runs").exists()
     (tmp_path / "corpus.jsonl").unlink()
     refused(aqe("check", "--config", "mine.yaml", *options, here=tmp_path), "corpus.jsonl does not exist")
@@ -139,7 +141,7 @@ def test_expand_prints_expansion_and_query(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rate", "line"), [({"ranks_per_second": 9.5}, "3 ranks, 9.5 ranks/s, r"), ({}, "3 ranks, r")])
 def test_a_resumed_ranking_has_no_rate(monkeypatch: pytest.MonkeyPatch, rate: dict[str, float], line: str) -> None:
     ranks = SimpleNamespace(stats={"ranks": 3, **rate}, path=Path("r"))
-    monkeypatch.setattr(cli, "_checked", lambda *_: None)
+    monkeypatch.setattr(cli, "_checked", lambda *_: (None, None))
     monkeypatch.setattr(cli, "_connect", lambda: None)
     made: Any = SimpleNamespace(Pipeline=lambda _: SimpleNamespace(ranks=lambda: ranks))
     monkeypatch.setitem(sys.modules, "aqe.pipeline", made)

@@ -53,7 +53,8 @@ MAY_KNOW = {
     "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample",
     "comparison": "artifact config evaluate pipeline prompts rank report",
     "check": "align base_model config corpus errors evaluate index prompts sample",
-    "cli": "__init__ check comparison config errors observe pipeline",
+    "cost": "config corpus",
+    "cli": "__init__ base_model check comparison config cost errors observe pipeline smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

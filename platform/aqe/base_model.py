@@ -110,6 +110,15 @@ class Checked:
         length = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return None if length is None else int(length)
 
+    @property
+    def parameters(self) -> int:
+        """Weights that it has, counted without any of them."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            return int(AutoModelForCausalLM.from_config(self.config).num_parameters())
+
 
 def check_model(config: ModelConfig, engine: str = "auto") -> Checked | None:
     """Find out before any compute whether `resolve_model` will work; reads no weights, converts and downloads none.

@@ -15,8 +15,11 @@ from aqe.sample.engine import refusal
 from aqe.sample.load import choose_engine, cpu_build
 
 
-def check(config: PipelineConfig) -> None:
-    """Raise ConfigError, InputError or DependencyError that says what is wrong and what to do."""
+def check(config: PipelineConfig) -> Checked | None:
+    """Raise ConfigError, InputError or DependencyError that says what is wrong and what to do.
+
+    Returns the model that was looked at, None for a packaged one.
+    """
     read: list[tuple[str, Config]] = [("corpus.path", config.corpus)]
     read += [(f"queries.{split}.path", source) for split in SPLITS for source in config.queries.sources(split)]
     for key, source in read:
@@ -46,6 +49,7 @@ def check(config: PipelineConfig) -> None:
     check_align(config.align)
     if config.align.lora is not None and checked is not None:
         check_lora(config.align.lora, checked.path)
+    return checked
 
 
 def _fits(config: PipelineConfig) -> None:

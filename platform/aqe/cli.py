@@ -19,6 +19,7 @@ from aqe.errors import AqeError, ConfigError, DependencyError
 from aqe.observe.progress import duration, say
 
 if TYPE_CHECKING:
+    from aqe.base_model import Checked
     from aqe.pipeline import Pipeline
 
 #: What a run needs beside the core: packages, and the extras that bring them.
@@ -70,8 +71,8 @@ def _quietly() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def _checked(name: str, overrides: list[str], base_dir: Path | None) -> PipelineConfig:
-    """The configuration, after all has been looked at that can be found wrong before compute."""
+def _checked(name: str, overrides: list[str], base_dir: Path | None) -> tuple[PipelineConfig, "Checked | None"]:
+    """The configuration and its model, after all has been looked at that can be found wrong before compute."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and base_dir is None:
         raise ConfigError(
             "inside `ray job submit` the working directory is a copy that vanishes with the job. Say where "
@@ -86,8 +87,7 @@ def _checked(name: str, overrides: list[str], base_dir: Path | None) -> Pipeline
         )
     from aqe.check import check
 
-    check(config)
-    return config
+    return config, check(config)
 
 
 def _connect() -> None:
@@ -124,7 +124,7 @@ def verb(stage: Callable[["Pipeline"], None]) -> Verb:
     def command(config: ConfigName, set_: Overrides = [], base_dir: BaseDir = None) -> None:  # noqa: B006
         started = time.monotonic()
         with _quietly():
-            checked = _checked(config, set_, base_dir)
+            checked, _ = _checked(config, set_, base_dir)
             _connect()
             from aqe.pipeline import Pipeline
 
@@ -224,9 +224,15 @@ def evaluate(pipeline: "Pipeline") -> None:
 
 @app.command()
 def check(config: ConfigName, set_: Overrides = [], base_dir: BaseDir = None) -> None:  # noqa: B006
-    """Find what would stop a run, before it costs anything."""
+    """Find what would stop a run, before it costs anything, and say what it takes at most."""
     with _quietly():
-        say(f"{config}: all is well; a run's artifacts lie in {_checked(config, set_, base_dir).run_dir}")
+        checked, model = _checked(config, set_, base_dir)
+        from aqe.cost import cost
+        from aqe.smollm2 import PARAMETERS
+
+        for line in cost(checked, PARAMETERS if model is None else model.parameters).lines():
+            say(line)
+        say(f"{config}: all is well; a run's artifacts lie in {checked.run_dir}")
 
 
 @app.command()

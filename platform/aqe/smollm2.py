@@ -13,6 +13,7 @@ from aqe.errors import DependencyError, InputError
 if TYPE_CHECKING:
     import torch
 
+PARAMETERS = 134_515_008
 _CONTROL = 3
 """GGUF's token type of special tokens."""
 _NAMES = {

@@ -51,7 +51,7 @@ def _bury(dead: Dead, stage: str, reason: str, row: Any) -> None:
     dead.append({name: value.encode(errors="replace").decode() for name, value in letter.items()})
 
 
-def _files(path: Path, form: Literal["parquet", "jsonl"]) -> list[Path]:
+def files(path: Path, form: Literal["parquet", "jsonl"]) -> list[Path]:
     """The file, or those of the directory with the format's suffix by name. InputError when there is none."""
     if path.is_file():
         return [path]
@@ -151,7 +151,7 @@ def read_corpus(config: CorpusConfig, dead: Dead) -> Iterator[pa.Table]:
         return
     check = partial(_flaw, schema=records.CORPUS, seen=set(), key="docid")
     batch: list[RawRow] = []
-    for file in _files(config.path, config.format):
+    for file in files(config.path, config.format):
         for row in _good_rows(file, config.format, records.CORPUS, {"title": ""}, check, dead, "corpus"):
             batch.append(row)
             if len(batch) == BATCH_ROWS:
@@ -185,7 +185,7 @@ def _read_path(path: Path, dataset: str, config: FileQueries, check: _Check, dea
     absent: RawRow = {"answers": [], "positives": []}
     elsewhere = {_same_question(text) for other in config.without for text in _texts(other, config.format)}
     rows: list[RawRow] = []
-    for file in _files(path, config.format):
+    for file in files(path, config.format):
         of_file = list(_good_rows(file, config.format, records.ASKED, absent, check, dead, stage))
         of_file = [row for row in of_file if _same_question(row["text"]) not in elsewhere]
         if config.order == "hash":
@@ -197,7 +197,7 @@ def _read_path(path: Path, dataset: str, config: FileQueries, check: _Check, dea
 def _texts(path: Path, form: Literal["parquet", "jsonl"]) -> Iterator[str]:
     """The questions of a path, whatever else their rows hold."""
     schema = pa.schema([records.ASKED.field("text")])
-    for file in _files(path, form):
+    for file in files(path, form):
         for row in _good_rows(file, form, schema, {}, partial(_no_text, schema=schema), [], "queries"):
             yield row["text"]
 

@@ -1,0 +1,140 @@
+"""What a run takes, told before it begins: counts that follow from the configuration, and hours at measured rates.
+
+Counts are upper bounds: every query has a relevant passage, every candidate and every pair is as long as it may be.
+"""
+
+import gzip
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from aqe.config.data import SPLITS, FileQueries, ReverseDictionaryQueries, Split
+from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
+from aqe.corpus.read import files
+
+#: Tokens of a prompt, the query in it: what the presets' prompts have. A guess for others.
+PROMPT_TOKENS = 40
+#: Floating-point operations a parameter and token of a training step, and the same of a pair with DPO's reference.
+RSFT_OPERATIONS, DPO_OPERATIONS = 6, 2 * (6 + 2)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast one accelerator, or one core, is with a model of any size: operations a second, tokens a second at most.
+
+    Generation takes 2 operations a parameter and token.
+    """
+
+    name: str
+    generation: float
+    most_tokens: float
+    training: float
+
+
+#: An H100 as measured by `make bench-gpu` (docs/results/bench_gpu.json: 8.2 k tokens/s of 8 B parameters; 58 % of 789
+#: TFLOP/s), and one core of the machine that docs/experiments.md is of (float32, 135 M parameters).
+H100 = Machine("H100", 2 * 8_222 * 8.03e9, 19_400, 0.577 * 789e12)
+CORE = Machine("core", 2 * 140 * 0.135e9, 1_000, 6 * 69 * 0.135e9)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a configuration asks for, at most."""
+
+    queries: dict[str, int]
+    """Of each split."""
+    drawn: int
+    """Candidates."""
+    ranks: int
+    generated: int
+    """Tokens of candidates and greedy expansions."""
+    steps: dict[str, int]
+    """Optimizer steps of RSFT (its control too) and DPO, over all seeds."""
+    operations: float
+    """Of all steps, a parameter."""
+    parameters: int | None
+    """Of the model; None where only its weights tell."""
+
+    def hours(self, machine: Machine) -> tuple[float, float]:
+        """Hours of one such machine: generation, training. Of a model of unknown size: not a number."""
+        size = float("nan") if self.parameters is None else float(self.parameters)
+        rate = min(machine.generation / 2 / size, machine.most_tokens)
+        return self.generated / rate / 3600, self.operations * size / machine.training / 3600
+
+    def lines(self) -> Iterator[str]:
+        """What a person reads."""
+        yield ", ".join(f"{split} {number:,}" for split, number in self.queries.items()) + " queries at most"
+        yield f"{self.drawn:,} candidates and as many gold ranks; {self.generated:,} tokens to generate at most"
+        yield ", ".join(f"{kind.upper()} {number:,} steps" for kind, number in self.steps.items()) + " at most"
+        if self.parameters is not None:
+            for machine in (H100, CORE):
+                generation, training = self.hours(machine)
+                size = f"{self.parameters / 1e9:.2g} B parameters"
+                hours = f"{generation:,.2g} hours to generate, {training:,.2g} to train"
+                yield f"{size}, one {machine.name}: {hours}, at most"
+
+
+def cost(config: PipelineConfig, parameters: int | None) -> Cost:
+    """What a run of this configuration takes at most, counting the queries in its files (they are read once)."""
+    queries: dict[str, int] = {split: sum(map(count, config.queries.sources(split))) for split in SPLITS}
+    sample, evaluate, dpo = config.sample, config.evaluate, config.align.dpo
+    # Candidates are drawn for the first seed, and anew for the last of several.
+    draws = min(evaluate.seeds, 2)
+    oracle = {"union", "filtered", "best_of_n"} & set(evaluate.systems)
+    few = min(queries["test"], evaluate.oracle_queries or queries["test"]) if oracle else 0
+    stages = {stage for model in config.models for stage in every_stage(model)}
+    again = sum(stage.endswith("dpo") for stage in stages) * (dpo.rounds - (not dpo.on_policy))
+    drawn = sample.num_samples * (draws * (queries["train"] + few) + evaluate.seeds * again * queries["train"])
+    trained = len(config.models) + (RANDOM in evaluate.systems)
+    prompts = 2 + len(evaluate.zero_shot_prompts)
+    greedy = queries["test"] * (trained * evaluate.seeds + 2) + queries["dev"] * prompts
+    limit = evaluate.max_tokens or sample.max_tokens
+    steps, operations = _training(config, stages, queries["train"])
+    generated = drawn * sample.max_tokens + greedy * limit
+    return Cost(queries, drawn, drawn + queries["train"], generated, steps, operations, parameters)
+
+
+def _training(config: PipelineConfig, stages: Iterable[str], queries: int) -> tuple[dict[str, int], float]:
+    """Steps of each kind over all seeds, and their operations a parameter."""
+    seeds, tokens = config.evaluate.seeds, PROMPT_TOKENS + config.sample.max_tokens
+    times = {
+        "rsft": sum(stage.endswith("rsft") for stage in stages) + (RANDOM in config.evaluate.systems),
+        "dpo": sum(stage.endswith("dpo") for stage in stages) * config.align.dpo.rounds,
+    }
+    rows = {"rsft": queries, "dpo": queries * config.prefer.pairs_per_query}
+    each = {"rsft": RSFT_OPERATIONS, "dpo": DPO_OPERATIONS}
+    settings = {"rsft": config.align.rsft, "dpo": config.align.dpo}
+    steps, operations = {}, 0.0
+    for kind, stage in settings.items():
+        seen = rows[kind] * stage.epochs * times[kind] * seeds
+        steps[kind] = -int(-seen // stage.batch_size)
+        operations += seen * tokens * each[kind]
+    return steps, operations
+
+
+def count(source: FileQueries | ReverseDictionaryQueries) -> int:
+    """Queries that a source may give: its rows, as far as `skip` and `limit` let them."""
+    if isinstance(source, ReverseDictionaryQueries):
+        return _within(_reverse_dictionary(source.split), source)
+    there = (sum(_rows(file, source.format) for file in files(path, source.format)) for path in source.paths)
+    return sum(_within(number, source) for number in there)
+
+
+def _within(number: int, source: FileQueries | ReverseDictionaryQueries) -> int:
+    left = max(0, number - source.skip)
+    return left if source.limit is None else min(left, source.limit)
+
+
+def _rows(file: Path, form: str) -> int:
+    if form == "parquet":
+        return int(pq.ParquetFile(file).metadata.num_rows)
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        return sum(not line.isspace() for line in lines)
+
+
+def _reverse_dictionary(split: Split) -> int:
+    from aqe.corpus.reverse_dictionary import queries
+
+    return len(queries()[split])
