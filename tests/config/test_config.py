@@ -112,7 +112,7 @@ def test_which_pairs_dpo_reads_is_no_setting_of_the_training(tmp_path: Path) -> 
 
 
 def test_unknown_preset_lists_the_presets() -> None:
-    with pytest.raises(ConfigError, match=r"demo, quickstart"):
+    with pytest.raises(ConfigError, match=r"demo, nq, quickstart"):
         load_config("nope", base_dir=ROOT)
 
 
