@@ -31,7 +31,7 @@ from aqe.run import Run
 
 STATS = "stats.json"
 #: Raise it when the same rows train another model than before.
-VERSION = 2
+VERSION = 3
 #: Whose version changes what training gives.
 PACKAGES = ("torch", "transformers", "trl", "deepspeed", "peft")
 #: Why a preference file may be empty.
