@@ -1,5 +1,6 @@
 """In which order rows are trained on."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_an_epoch_has_every_row_once_and_sorts_no_further_than_a_window(
         batches = [window[i : i + batch] for i in range(0, len(window), batch)]
         # No two batches of a window overlap in length.
         spans = sorted((min(tokens[r] for r in rows), max(tokens[r] for r in rows)) for rows in batches)
-        assert all(below[1] <= above[0] for below, above in zip(spans, spans[1:], strict=False))
+        assert all(below[1] <= above[0] for below, above in pairwise(spans))
 
 
 def test_orders_differ_by_seed_and_epoch() -> None:

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig
 
 from aqe.config.sample import EngineConfig
 from aqe.errors import ConfigError, InputError
-from aqe.sample.engine import Request, Sampling, refusal
+from aqe.sample.engine import Request, Sampling, precision, refusal
 from aqe.sample.load import CPU_HEAD_SIZES, choose_engine, cpu_build, make_engine
 from serve.engine import Decoding, check_length
 from tests.tools import tiny_model
@@ -80,3 +83,25 @@ def test_the_service_refuses_with_the_engines_words(tmp_path: Path) -> None:
         # The tiny model's tokenizer counts in its own way.
         words, advice = answer.split(";")[-1], ". Shorten the query, or ask for fewer tokens." if count else ""
         assert str(refused.value).split(";")[-1] == words + advice
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "stored", "able", "resolved"),
+    [
+        ("float16", True, "bfloat16", True, "float16"),
+        ("auto", True, "float32", False, "bfloat16"),
+        ("auto", False, "bfloat16", True, "bfloat16"),
+        ("auto", False, "bfloat16", False, "float32"),
+        ("auto", False, "float32", True, "float32"),
+        ("bfloat16", False, "float32", False, "bfloat16"),
+    ],
+)
+def test_precision_is_that_of_the_weights_where_a_cpu_multiplies_it(
+    asked: Any, gpu: bool, stored: str, able: bool, resolved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model.save(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    config.dtype = stored
+    config.save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    assert precision(EngineConfig(dtype=asked), str(tmp_path), gpu) == resolved

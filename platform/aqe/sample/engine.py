@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from aqe.config.sample import SampleConfig
+from aqe.config.sample import EngineConfig, SampleConfig
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,25 @@ class Sampling:
     @classmethod
     def draw(cls, config: SampleConfig, stop: tuple[str, ...]) -> "Sampling":
         return cls(config.max_tokens, config.temperature, config.top_k, config.top_p, config.include_greedy, stop)
+
+
+def precision(config: EngineConfig, model_path: str, use_gpu: bool) -> str:
+    """`engine.dtype` with `auto` resolved for a model and this machine.
+
+    Rounding to bfloat16 leaves weights that are stored so as they are, but would undo most of what alignment changed in
+    those that were trained in float32: a step moves a weight by less than bfloat16 can tell apart.
+    """
+    if config.dtype != "auto":
+        return config.dtype
+    if use_gpu:
+        return "bfloat16"
+    import torch
+    from transformers import AutoConfig
+
+    able = torch.cpu.get_capabilities()
+    stored = AutoConfig.from_pretrained(model_path).get_text_config().dtype
+    fast = able.get("avx512_bf16") or able.get("amx_bf16")
+    return "bfloat16" if fast and stored == torch.bfloat16 else "float32"
 
 
 #: Prompt tokens that are decoded with a continuation, so that its leading blank survives.

@@ -19,7 +19,7 @@ from aqe.config.sample import EngineConfig
 from aqe.endings import end_ids
 from aqe.prompts import token_ids
 from aqe.reasoning import Reasoning
-from aqe.sample.engine import Generated, Request, Sampling, continuation, refusal, tokens_of
+from aqe.sample.engine import Generated, Request, Sampling, continuation, precision, refusal, tokens_of
 
 _PREFILL_TOKENS = 32_768
 """Prompt tokens computed together, padding included: bounds the memory of long prompts."""
@@ -97,7 +97,7 @@ class TransformersEngine:
     def __init__(self, model_path: str, config: EngineConfig, sampling: Sampling) -> None:
         self.sampling = sampling
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = getattr(torch, config.precision(use_gpu=self.device.type == "cuda"))
+        dtype = getattr(torch, precision(config, model_path, use_gpu=self.device.type == "cuda"))
         self.tokenizer = AutoTokenizer.from_pretrained(model_path)
         self.model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype).to(self.device).eval()
         self.max_batch = config.max_batch

@@ -15,7 +15,7 @@ from aqe.endings import end_ids
 from aqe.malloc import KEEP_MEMORY
 from aqe.prompts import token_ids
 from aqe.reasoning import Reasoning
-from aqe.sample.engine import Generated, Request, Sampling, refusal, tokens_of
+from aqe.sample.engine import Generated, Request, Sampling, precision, refusal, tokens_of
 
 
 def vllm_env(config: EngineConfig, use_gpu: bool) -> dict[str, str]:
@@ -42,7 +42,7 @@ def vllm_options(model_path: str, config: EngineConfig) -> dict[str, Any]:
     on_cpu = current_platform.is_cpu()
     options: dict[str, Any] = {
         "model": model_path,
-        "dtype": config.precision(use_gpu=not on_cpu),
+        "dtype": precision(config, model_path, use_gpu=not on_cpu),
         "max_model_len": config.max_model_len if longest is None else min(config.max_model_len, longest),
         "max_num_seqs": config.max_batch,
         # torch.compile pays on a CPU only after some 100,000 tokens.

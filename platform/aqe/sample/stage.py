@@ -14,7 +14,7 @@ from aqe.observe import metrics
 from aqe.prompts import load_tokenizer
 from aqe.records import SAMPLES, table
 from aqe.run import Run
-from aqe.sample.engine import Generated, Request, Sampling
+from aqe.sample.engine import Generated, Request, Sampling, precision
 from aqe.sample.engine_vllm import vllm_env
 from aqe.sample.load import choose_engine, make_engine
 from aqe.sample.plan import PlanReader, write_plan
@@ -77,6 +77,8 @@ def sample_expansions(
         nodes = run.nodes("gpu")
         use_gpu = nodes.gpus > 0
         engine = choose_engine(generation.engine, use_gpu, model.path)
+        # As resolved here: units made on other machines than these are not mixed with theirs, and all workers do alike.
+        dtype = precision(generation.engine, str(model.path), use_gpu)
         plan = out / "plan.parquet"
         units = write_plan(
             plan,
@@ -86,14 +88,13 @@ def sample_expansions(
             num_samples=generation.num_samples,
             seed=generation.seed,
             queries_per_unit=generation.queries_per_unit,
-            # As resolved: units made on other machines than these are not mixed with theirs.
-            identity=f"{model.fingerprint} {settings} {engine} {generation.engine.precision(use_gpu)}",
+            identity=f"{model.fingerprint} {settings} {engine} {dtype}",
             tokenizer=load_tokenizer(model.path),
         )
         args = {
             "engine": engine,
             "model_path": str(model.path),
-            "config": generation.engine,
+            "config": generation.engine.model_copy(update={"dtype": dtype}),
             "sampling": generation.sampling,
             "stage": stage,
         }
@@ -104,7 +105,7 @@ def sample_expansions(
                 f"WARNING: {stage}: {stats['reasoning']} of {stats['candidates']} candidates hold reasoning, which is "
                 "cut off. Tell the chat template of the model to leave it out: see `chat_kwargs` of the prompt."
             )
-        return {"engine": engine, **stats}
+        return {"engine": engine, "dtype": dtype, **stats}
 
     return run.make(
         stage,
