@@ -1,0 +1,73 @@
+"""Tables of pages, from results."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aqe.evaluate.compare import CONTROLS, evaluate
+from aqe.evaluate.measures import COLUMNS
+from aqe.report.console import points
+from aqe.report.pages import fill
+from aqe.report.results import results
+from tests.report.test_report import CONFIG, make_queries, make_systems
+
+PAGE = """# Title
+
+<!-- table small only -->
+old
+<!-- end -->
+between
+<!-- differences small both -->
+<!-- end -->
+
+<!-- sets small bm25 -->
+<!-- end -->
+last
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    config = CONFIG.model_copy(update={"pools": {"both": ("only",)}})
+    metrics = evaluate(make_queries(), make_systems(), config)
+    of = results({**metrics, "chosen_on_dev": {}, "made": {}})
+    directory = tmp_path_factory.mktemp("results")
+    (directory / "small.json").write_text(json.dumps(of))
+    return directory, of
+
+
+def test_a_page_shows_the_numbers_of_the_results(found: tuple[Path, dict[str, Any]]) -> None:
+    directory, of = found
+    page = fill(PAGE, directory)
+    assert "old" not in page
+    assert page.startswith("# Title\n") and page.endswith("\nlast\n") and "\nbetween\n" in page
+    whole = page.partition("<!-- end -->")[0]
+    rows = {row.split("|")[1].strip(" *"): row for row in whole.splitlines() if row.startswith("|")}
+    for name, system in of["systems"].items():
+        row = next(row for label, row in rows.items() if label.startswith(system["label"]))
+        for measure in COLUMNS:
+            assert points(of["datasets"]["only"][name][measure]["value"]) in row
+    apart = page.partition("<!-- differences")[2].partition("<!-- end -->")[0]
+    for control in CONTROLS:
+        of_pair = of["differences"]["both"][f"rsft_dpo_vs_{control}"]
+        above = of_pair["mrr"]["low"] > 0 and of_pair["top_1"]["low"] > 0
+        (row,) = [r for r in apart.splitlines() if r.startswith(f"| {of['systems'][control]['label']} |")]
+        assert row.endswith("| yes |" if above else "| no |")
+        assert points(of_pair["mrr"]["value"], sign=True) in row
+    of_sets = page.partition("<!-- sets")[2].partition("<!-- end -->")[0]
+    assert re.findall(r"^\| `(\w+)` \|", of_sets, re.MULTILINE) == ["only", "both"]
+
+
+def test_filled_again_it_is_the_same(found: tuple[Path, dict[str, Any]]) -> None:
+    page = fill(PAGE, found[0])
+    assert fill(page, found[0]) == page
+
+
+def test_a_page_that_asks_for_what_is_not_there_fails(found: tuple[Path, dict[str, Any]]) -> None:
+    with pytest.raises(FileNotFoundError):
+        fill(PAGE.replace("small", "large"), found[0])
+    with pytest.raises(KeyError):
+        fill(PAGE.replace("small only", "small other"), found[0])
