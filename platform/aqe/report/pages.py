@@ -2,8 +2,8 @@
 
 A page says what stands where: between `<!-- table NAME SET -->` and `<!-- end -->` the systems of NAME.json on a test
 set or pool, between `<!-- differences NAME SET -->` and `<!-- end -->` what RSFT + DPO gains over each control there,
-between `<!-- sets NAME SYSTEM -->` and `<!-- end -->` its gains over one control on each test set. So no number is copied
-by hand.
+between `<!-- sets NAME SYSTEM -->` and `<!-- end -->` its gains over one control on each test set. So no number is
+copied by hand.
 """
 
 import json
