@@ -72,8 +72,13 @@ class Cost:
             for machine in (H100, CORE):
                 generation, training = self.hours(machine)
                 size = f"{self.parameters / 1e9:.2g} B parameters"
-                hours = f"{generation:,.2g} hours to generate, {training:,.2g} to train"
+                hours = f"{_rough(generation)} hours to generate, {_rough(training)} to train"
                 yield f"{size}, one {machine.name}: {hours}, at most"
+
+
+def _rough(hours: float) -> str:
+    """Two digits of it."""
+    return f"{float(f'{hours:.2g}'):,g}"
 
 
 def cost(config: PipelineConfig, parameters: int | None) -> Cost:
