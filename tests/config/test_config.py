@@ -82,8 +82,12 @@ def test_mistakes_are_named(assignment: str, mention: str) -> None:
 def test_the_results_of_the_quickstart_are_those_of_its_recipe() -> None:
     quick, results = (load_config(name, [], ROOT) for name in ("quickstart", "results_quickstart"))
     assert results.evaluate.seeds == 3 and set(get_args(System)) == set(results.evaluate.systems)
-    same = {"name": quick.name, "evaluate": quick.evaluate}
+    # Three seeds of fewer queries: docs/protocol.md has the counts.
+    same = {"name": quick.name, "evaluate": quick.evaluate, "queries": quick.queries}
     assert results.model_copy(update=same) == quick
+    for split in ("train", "dev", "test"):
+        (few,), (all_,) = (config.queries.sources(split) for config in (results, quick))
+        assert few.model_copy(update={"limit": all_.limit}) == all_
     wiki = load_config("wiki", [], ROOT)
     assert set(wiki.evaluate.systems) == set(results.evaluate.systems) and wiki.evaluate.seeds == 3
     assert {name for pool in wiki.evaluate.pools.values() for name in pool} == set(wiki.queries.datasets("test"))
