@@ -34,9 +34,10 @@ class Machine:
 
 
 #: An H100 as measured by `make bench-gpu` (docs/results/bench_gpu.json: 8.2 k tokens/s of 8 B parameters; 58 % of 789
-#: TFLOP/s), and one core of the machine that docs/experiments.md is of (float32, 135 M parameters).
+#: TFLOP/s), and one core of the machine that docs/experiments.md is of (2026-11-29, float32, 135 M parameters: 140
+#: tokens/s, and 96 of a training step, padding counted). Its most tokens/s, for smaller models, are a guess.
 H100 = Machine("H100", 2 * 8_222 * 8.03e9, 19_400, 0.577 * 789e12)
-CORE = Machine("core", 2 * 140 * 0.135e9, 1_000, 6 * 69 * 0.135e9)
+CORE = Machine("core", 2 * 140 * 0.135e9, 1_000, 6 * 96 * 0.135e9)
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class Cost:
     queries: dict[str, int]
     """Of each split."""
     drawn: int
-    """Candidates."""
-    ranks: int
+    """Candidates, each with its gold rank."""
     generated: int
     """Tokens of candidates and greedy expansions."""
     steps: dict[str, int]
@@ -98,7 +98,7 @@ def cost(config: PipelineConfig, parameters: int | None) -> Cost:
     limit = evaluate.max_tokens or sample.max_tokens
     steps, operations = _training(config, stages, queries["train"])
     generated = drawn * sample.max_tokens + greedy * limit
-    return Cost(queries, drawn, drawn + queries["train"], generated, steps, operations, parameters)
+    return Cost(queries, drawn, generated, steps, operations, parameters)
 
 
 def _training(config: PipelineConfig, stages: Iterable[str], queries: int) -> tuple[dict[str, int], float]:

@@ -40,8 +40,8 @@ def _later(rate: Callable[[int], float], step: int) -> float:
     return rate(step + 1)
 
 
-#: Batches whose rows are sorted by length together. Of 4, rows are padded by an eighth in place of a half (of the
-#: quickstart's), and a batch still holds rows from a quarter of what a random one would.
+#: Batches whose rows are sorted by length together. With 4, padding adds 18 % to the quickstart's RSFT rows in place of
+#: 61 %, 31 % to its pairs in place of 68 %; with more, batches would differ more from those that chance makes.
 WINDOW = 4
 
 

@@ -59,8 +59,8 @@ class Sampling:
 def precision(config: EngineConfig, model_path: str, use_gpu: bool) -> str:
     """`engine.dtype` with `auto` resolved for a model and this machine.
 
-    Rounding to bfloat16 leaves weights that are stored so as they are, but would undo most of what alignment changed in
-    those that were trained in float32: a step moves a weight by less than bfloat16 can tell apart.
+    Rounding to bfloat16 leaves weights that are stored so as they are, but undoes part of what alignment changed in
+    those that were trained in float32 (docs/experiments.md): many move by less than bfloat16 can tell apart.
     """
     if config.dtype != "auto":
         return config.dtype
