@@ -22,9 +22,8 @@ RSFT_OPERATIONS, DPO_OPERATIONS = 6, 2 * (6 + 2)
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast one accelerator, or one core, is with a model of any size: operations a second, tokens a second at most.
-
-    Generation takes 2 operations a parameter and token.
+    """How fast one accelerator, or one core, is with a model of any size: operations a second of generation (2 a
+    parameter and token) and of training, and tokens a second of either at most, however small the model is.
     """
 
     name: str
@@ -60,8 +59,9 @@ class Cost:
     def hours(self, machine: Machine) -> tuple[float, float]:
         """Hours of one such machine: generation, training. Of a model of unknown size: not a number."""
         size = float("nan") if self.parameters is None else float(self.parameters)
-        rate = min(machine.generation / 2 / size, machine.most_tokens)
-        return self.generated / rate / 3600, self.operations * size / machine.training / 3600
+        generated = min(machine.generation / 2 / size, machine.most_tokens)
+        trained = min(machine.training / RSFT_OPERATIONS / size, machine.most_tokens)
+        return self.generated / generated / 3600, self.operations / RSFT_OPERATIONS / trained / 3600
 
     def lines(self) -> Iterator[str]:
         """What a person reads."""
@@ -78,7 +78,7 @@ class Cost:
 
 def _rough(hours: float) -> str:
     """Two digits of it."""
-    return f"{float(f'{hours:.2g}'):,g}"
+    return f"{float(f'{hours:.2g}'):,g}" if hours >= 0.1 else "less than 0.1"
 
 
 def cost(config: PipelineConfig, parameters: int | None) -> Cost:
