@@ -2,15 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aqe.evaluate.compare import CONTROLS, evaluate
+from aqe.evaluate.compare import CONTROLS, System, evaluate
 from aqe.evaluate.measures import COLUMNS
 from aqe.report.console import points
-from aqe.report.pages import fill
+from aqe.report.pages import KINDS, fill
 from aqe.report.results import results
 from tests.report.test_report import CONFIG, make_queries, make_systems
 
@@ -25,6 +26,12 @@ between
 
 <!-- sets small bm25 -->
 <!-- end -->
+<!-- seeds small mrr -->
+<!-- end -->
+<!-- moved small all -->
+<!-- end -->
+<!-- chosen small all -->
+<!-- end -->
 last
 """
 
@@ -32,11 +39,18 @@ last
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     config = CONFIG.model_copy(update={"pools": {"both": ("only",)}})
-    metrics = evaluate(make_queries(), make_systems(), config)
-    of = results({**metrics, "chosen_on_dev": {}, "made": {}})
+    systems = [_with_another_seed(one) if one.name.startswith("rsft") else one for one in make_systems()]
+    metrics = evaluate(make_queries(), systems, config)
+    made = {name: {"cpu_hours": 0.125, "training_rows": [30, 20]} for name in metrics["systems"]}
+    choices = {"zero_shot_cut": {"chosen": "2", "dev_mrr": {"1": 0.2, "2": 0.345, "4": 0.3}}}
+    of = results({**metrics, "chosen_on_dev": choices, "made": made})
     directory = tmp_path_factory.mktemp("results")
     (directory / "small.json").write_text(json.dumps(of))
     return directory, of
+
+
+def _with_another_seed(system: System) -> System:
+    return replace(system, others=(replace(system, ranks=system.ranks[::-1].copy(), found=system.found[::-1].copy()),))
 
 
 def test_a_page_shows_the_numbers_of_the_results(found: tuple[Path, dict[str, Any]]) -> None:
@@ -59,6 +73,23 @@ def test_a_page_shows_the_numbers_of_the_results(found: tuple[Path, dict[str, An
         assert points(of_pair["mrr"]["value"], sign=True) in row
     of_sets = page.partition("<!-- sets")[2].partition("<!-- end -->")[0]
     assert re.findall(r"^\| `(\w+)` \|", of_sets, re.MULTILINE) == ["only", "both"]
+    assert "Relative gain in top-1 over the control that is best in it" in apart
+    block = page.partition("<!-- moved")[2].partition("<!-- end -->")[0]
+    for control in CONTROLS:
+        seen = of["comparisons"][f"rsft_dpo_vs_{control}"]
+        (row,) = [r for r in block.splitlines() if r.startswith(f"| {of['systems'][control]['label']} |")]
+        assert f"| {seen['wins']}/{seen['losses']}/{seen['ties']} |" in row
+        assert row.endswith(f"| {seen['halvings']:+.2f} |")
+    block = page.partition("<!-- chosen")[2].partition("<!-- end -->")[0]
+    label = of["systems"]["zero_shot_cut"]["label"]
+    assert f"| {label} | 2 | 3 | 34.5 | 30 + 20 | 0.12 |" in block
+    block = page.partition("<!-- seeds")[2].partition("<!-- end -->")[0]
+    several = [system for system in of["systems"].values() if "of_seeds" in system]
+    assert several and len(block.splitlines()) == 3 + len(several)
+    for system in several:
+        values = [run["mrr"] for run in system["of_seeds"]]
+        cells = [points(value) for value in [*values, sum(values) / len(values)]]
+        assert f"| {system['label']} | {' | '.join(cells)} |" in block
 
 
 def test_filled_again_it_is_the_same(found: tuple[Path, dict[str, Any]]) -> None:
@@ -66,8 +97,14 @@ def test_filled_again_it_is_the_same(found: tuple[Path, dict[str, Any]]) -> None
     assert fill(page, found[0]) == page
 
 
+def test_every_kind_of_block_is_tried() -> None:
+    assert set(re.findall(r"<!-- (\w+) small", PAGE)) == KINDS.keys()
+
+
 def test_a_page_that_asks_for_what_is_not_there_fails(found: tuple[Path, dict[str, Any]]) -> None:
     with pytest.raises(FileNotFoundError):
         fill(PAGE.replace("small", "large"), found[0])
+    with pytest.raises(KeyError):
+        fill(PAGE.replace("table", "tabel"), found[0])
     with pytest.raises(KeyError):
         fill(PAGE.replace("small only", "small other"), found[0])

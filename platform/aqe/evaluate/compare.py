@@ -357,6 +357,9 @@ def _parts(queries: pa.Table, pairs: Sequence[tuple[str, str]], sample: _Sample)
             "num_queries": int(where.sum()),
             "systems": {n: {"num_queries": int(of.sum()), **sample.system(n, of)} for n, of in covered.items()},
             "differences": {f"{a}_vs_{b}": sample.difference(a, b, both) for (a, b), both in inside.items()},
+            "relative_gains": {
+                f"{a}_vs_{b}": sample.relative(a, b, both) for (a, b), both in inside.items() if a in ALIGNED
+            },
             "p_values": {
                 measure: {f"{a}_vs_{b}": float(p[MEASURES.index(measure)]) for (a, b), p in p_values.items()}
                 for measure in DECIDING

@@ -54,7 +54,7 @@ def console_table(metrics: Mapping[str, Any]) -> str:
         if pair in metrics["differences"]:
             differences.append([f"- {control}", *(with_interval(metrics["differences"][pair][m]) for m in COLUMNS)])
             seen = metrics["comparisons"][pair]
-            where = [f"{PLACE_NAMES[place]} {_outcomes(counts)}" for place, counts in seen["where"].items()]
+            where = [f"{PLACE_NAMES[place]} {outcomes(counts)}" for place, counts in seen["where"].items()]
             notes += [
                 f"{main} against {control}: {seen['wins']} wins, {seen['losses']} losses, {seen['ties']} ties "
                 f"by gold rank; p of MRR {p_text(seen['p_value'], metrics['bootstrap'])}",
@@ -84,7 +84,7 @@ def console_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join([*body, rule, *notes, foot])
 
 
-def _outcomes(counts: Mapping[str, int]) -> str:
+def outcomes(counts: Mapping[str, int]) -> str:
     """Wins, losses and ties: `12/3/40`."""
     return f"{counts['wins']}/{counts['losses']}/{counts['ties']}"
 

@@ -1,9 +1,15 @@
 """The tables of README.md and docs/results.md, from docs/results: `python -m aqe.report.pages docs/results PAGE ...`.
 
-A page says what stands where: between `<!-- table NAME SET -->` and `<!-- end -->` the systems of NAME.json on a test
-set or pool, between `<!-- differences NAME SET -->` and `<!-- end -->` what RSFT + DPO gains over each control there,
-between `<!-- sets NAME SYSTEM -->` and `<!-- end -->` its gains over one control on each test set. So no number is
-copied by hand.
+A page says what stands where. Between `<!-- KIND NAME OF -->` and `<!-- end -->` comes, from NAME.json:
+
+- `table` SET: the systems on a test set or pool,
+- `differences` SET: what RSFT + DPO gains over each control there,
+- `sets` SYSTEM: its gains over one control on each test set,
+- `seeds` MEASURE: the trained systems with each of their seeds,
+- `moved` all: whose ranks it moves up and down, and how far,
+- `chosen` all: what was chosen on dev, among what, and what each system took.
+
+So no number is copied by hand.
 """
 
 import json
@@ -16,10 +22,11 @@ from typing import Any
 from aqe.artifact import write_text
 from aqe.evaluate.compare import CONTROLS, DECIDING
 from aqe.evaluate.measures import COLUMNS
-from aqe.report.console import points
+from aqe.evaluate.significance import PLACES
+from aqe.report.console import PLACE_NAMES, outcomes, points
 
 MAIN = "rsft_dpo"
-BLOCK = re.compile(r"(<!-- (table|differences|sets) (\w+) ([\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (\w+) (\w+) ([\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(page: str, results: Path) -> str:
@@ -28,7 +35,7 @@ def fill(page: str, results: Path) -> str:
     def block(found: re.Match[str]) -> str:
         begin, kind, name, where, end = found.groups()
         of = json.loads((results / f"{name}.json").read_text())
-        text = {"table": table, "differences": differences, "sets": sets}[kind](of, where)
+        text = KINDS[kind](of, where)
         return f"{begin}{text}\n{end}"
 
     return BLOCK.sub(block, page)
@@ -70,7 +77,22 @@ def differences(of: Mapping[str, Any], where: str) -> str:
         above = all(apart[m]["low"] > 0 for m in DECIDING)
         cells = [_value(apart[m], interval=True, sign=True) for m in DECIDING]
         lines.append(_row(of["systems"][control]["label"], [*cells, "yes" if above else "no"]))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_relative(of, where, pairs)])
+
+
+def _relative(of: Mapping[str, Any], where: str, controls: Sequence[str]) -> list[str]:
+    """The gain as a share of the best control's top-1: of those that were asked every query of the set."""
+    whole = _part(of, where)
+    there = [c for c in controls if whole[c]["num_queries"] == of["queries"][where]]
+    if not there:
+        return []
+    best = max(there, key=lambda name: whole[name]["top_1"]["value"])
+    gain = of["relative_gains"][where][f"{MAIN}_vs_{best}"]["top_1"]
+    if gain is None:
+        return []
+    value, low, high = (f"{gain[key] * 100:+.1f}" for key in ("value", "low", "high"))
+    label = of["systems"][best]["label"]
+    return ["", f"Relative gain in top-1 over the control that is best in it ({label}): {value} % [{low}, {high}]."]
 
 
 def sets(of: Mapping[str, Any], control: str) -> str:
@@ -87,6 +109,55 @@ def sets(of: Mapping[str, Any], control: str) -> str:
         cells = [f"{of['queries'][where]:,}", *(_value(apart[m], interval=True, sign=True) for m in DECIDING)]
         lines.append(_row(f"`{where}`", [*cells, "" if p is None else f"{p:.3f}"]))
     return "\n".join(lines)
+
+
+def seeds(of: Mapping[str, Any], measure: str) -> str:
+    """Markdown: a measure over all queries with each training seed, in points, and the mean of the seeds."""
+    trained = {name: system for name, system in of["systems"].items() if "of_seeds" in system}
+    most = max((system["num_seeds"] for system in trained.values()), default=0)
+    lines = _head([COLUMNS[measure], *(f"seed {i}" for i in range(most)), "mean"])
+    for system in trained.values():
+        values = [run[measure] for run in system["of_seeds"]]
+        cells = [points(value) for value in values] + [""] * (most - len(values))
+        lines.append(_row(system["label"], [*cells, points(sum(values) / len(values))]))
+    return "\n".join(lines)
+
+
+def moved(of: Mapping[str, Any], where: str) -> str:
+    """Markdown: queries that RSFT + DPO wins and loses against each control, where, and how far ranks move."""
+    names = [PLACE_NAMES[place] for place in PLACES]
+    lines = _head([f"{of['systems'][MAIN]['label']} against", "wins / losses / ties", *names, "halvings"])
+    for control in CONTROLS:
+        seen = of["comparisons"].get(f"{MAIN}_vs_{control}")
+        if seen is not None:
+            cells = [outcomes(seen), *(outcomes(seen["where"][place]) for place in PLACES)]
+            lines.append(_row(of["systems"][control]["label"], [*cells, f"{seen['halvings']:+.2f}"]))
+    return "\n".join(lines)
+
+
+def chosen(of: Mapping[str, Any], where: str) -> str:
+    """Markdown: what was chosen, among how many, the MRR that it was chosen by, and what each system took."""
+    lines = _head(["", "chosen", "tried", "MRR of the chosen", "training rows", "CPU hours (one seed)"])
+    for name, system in of["systems"].items():
+        choice, took = of["chosen_on_dev"].get(name), of["made"][name]
+        cells = ["", "", ""]
+        if choice is not None:
+            tried = choice["dev_mrr"]
+            best = tried.get(choice["chosen"])
+            cells = [str(choice["chosen"]), str(len(tried)), "" if best is None else points(best)]
+        rows = " + ".join(f"{count:,}" for count in took["training_rows"])
+        lines.append(_row(system["label"], [*cells, rows, f"{took['cpu_hours']:.2f}"]))
+    return "\n".join(lines)
+
+
+KINDS = {
+    "table": table,
+    "differences": differences,
+    "sets": sets,
+    "seeds": seeds,
+    "moved": moved,
+    "chosen": chosen,
+}
 
 
 def _share(of: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """A report's metrics as a table of results: `python -m aqe.report.results runs/NAME/report docs/results/NAME.json`.
 
 By test set: `datasets.<set>.<system>.<measure>`, the same of `pools`, and `differences.<set or pool>.<pair>.<measure>`,
-each with value, low and high; a pair is `<a>_vs_<b>`. Beside them what was chosen on dev, what each system is and what
-it took.
+each with value, low and high; a pair is `<a>_vs_<b>`. `relative_gains` likewise, as fractions, for the measures that
+decide. Beside them what was chosen on dev, what each system is and what it took.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aqe.artifact import write_text
-from aqe.evaluate.compare import DIAGNOSED
+from aqe.evaluate.compare import DECIDING, DIAGNOSED
 from aqe.evaluate.measures import MEASURES
 
 #: What is told of a system beside its measures.
@@ -30,6 +30,7 @@ def results(metrics: Mapping[str, Any]) -> dict[str, Any]:
         }
     return {
         **{key: metrics[key] for key in ("num_queries", "confidence", "bootstrap", "seed", "chosen_on_dev", "made")},
+        "comparisons": metrics["comparisons"],
         "queries": {name: part["num_queries"] for name, part in parts.items()},
         "pooled": {name: part["pool"] for name, part in parts.items() if part["pool"] is not None},
         "systems": {
@@ -38,6 +39,10 @@ def results(metrics: Mapping[str, Any]) -> dict[str, Any]:
         },
         **tables,
         "differences": {name: part["differences"] for name, part in parts.items()},
+        "relative_gains": {
+            name: {pair: {m: of[m] for m in DECIDING} for pair, of in part["relative_gains"].items()}
+            for name, part in parts.items()
+        },
         "p_values": {name: part["p_values"] for name, part in parts.items()},
         "holm": {name: part["holm"] for name, part in parts.items() if "holm" in part},
     }
