@@ -73,8 +73,12 @@ class Comparison:
 
     def _filter(self, pipeline: Pipeline) -> Filter:
         drawn = {"judged": pipeline.judged("train"), "samples": pipeline.samples(), "ranks": pipeline.ranks()}
-        config = pipeline.config
-        return train_filter(self.run, config.prefer, config.align.seed, **drawn, model=pipeline.base)
+        seed, model = pipeline.config.align.seed, pipeline.base
+        if pipeline is self.first:
+            return train_filter(self.run, pipeline.config.prefer, seed, **drawn, model=model)
+        # Settings are chosen with the first seed, as ours are.
+        rates = (self._filter(self.first).rate,)
+        return train_filter(self.run, pipeline.config.prefer, seed, **drawn, model=model, rates=rates)
 
     @cached_property
     def _union(self) -> Choice:
