@@ -33,7 +33,7 @@ def test_all_systems_with_two_seeds_and_two_rounds(tmp_path: Path, home: Path) -
     metrics = json.loads((made / "report" / "metrics.json").read_text())
     assert list(metrics["systems"]) == [name for name in ORDER if name != "dpo"]
     systems = metrics["systems"]
-    for name in ("filtered", "rsft_random", "rsft", "rsft_dpo"):
+    for name in ("rsft_random", "rsft", "rsft_dpo"):
         assert systems[name]["num_seeds"] == 2 and len(systems[name]["of_seeds"]) == 2
         assert (made / "report" / "runs" / f"{name}.seed1.trec").exists()
     for name in ("union", "filtered", "best_of_n"):

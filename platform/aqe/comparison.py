@@ -71,14 +71,12 @@ class Comparison:
         expansions, tried = self._greedy[self._prompt.best], self.config.evaluate.cut_words
         return choose_cut(self.run, self.first.retriever, tried, judged=self.first.judged("dev"), expansions=expansions)
 
-    def _filter(self, pipeline: Pipeline) -> Filter:
-        drawn = {"judged": pipeline.judged("train"), "samples": pipeline.samples(), "ranks": pipeline.ranks()}
-        seed, model = pipeline.config.align.seed, pipeline.base
-        if pipeline is self.first:
-            return train_filter(self.run, pipeline.config.prefer, seed, **drawn, model=model)
-        # Settings are chosen with the first seed, as ours are.
-        rates = (self._filter(self.first).rate,)
-        return train_filter(self.run, pipeline.config.prefer, seed, **drawn, model=model, rates=rates)
+    @cached_property
+    def _filter(self) -> Filter:
+        """Trained with the first seed alone: two learning rates take as long as two runs of DPO."""
+        first, config = self.first, self.config
+        drawn = {"judged": first.judged("train"), "samples": first.samples(), "ranks": first.ranks()}
+        return train_filter(self.run, config.prefer, config.align.seed, **drawn, model=first.base)
 
     @cached_property
     def _union(self) -> Choice:
@@ -87,7 +85,7 @@ class Comparison:
         return choose_union(self.run, first.retriever, tried, **train)
 
     def _control(self, name: str) -> Artifact | None:
-        """Expansions of a control for which nothing is trained; None for the plain query."""
+        """Expansions of a control for which no seed is tried; None for the plain query."""
         first, judged, limit = self.first, self.first.judged(self.split), self.config.evaluate.oracle_queries
         match name:
             case "zero_shot":
@@ -100,6 +98,8 @@ class Comparison:
             case "union":
                 samples = first.samples(self.split, limit)
                 return union(self.run, int(self._union.best), judged=judged, samples=samples)
+            case "filtered":
+                return filtered(self.run, self._filter, judged=judged, samples=first.samples(self.split, limit))
             case "best_of_n":
                 samples, ranks = first.samples(self.split, limit), first.ranks(self.split, limit)
                 return best_of_n(self.run, judged=judged, samples=samples, ranks=ranks)
@@ -107,16 +107,9 @@ class Comparison:
 
     def _written(self, name: str) -> list[Artifact | None]:
         """Expansions of a system: one for each seed where something is trained for it."""
-        limit = self.config.evaluate.oracle_queries
         if name in self._learned:
             served = resolve(self.config.prompt)
             return [p.expansions(self.split, served, p.aligned(name)) for p in self.pipelines]
-        if name == "filtered":
-            judged = self.first.judged(self.split)
-            return [
-                filtered(self.run, self._filter(p), judged=judged, samples=p.samples(self.split, limit))
-                for p in self.pipelines
-            ]
         return [self._control(name)]
 
     @property
@@ -139,7 +132,7 @@ class Comparison:
     def _trained_for(self, name: str) -> tuple[tuple[Artifact, ...], ...]:
         """What was made to train a system, for each seed."""
         if name == "filtered":
-            return tuple((self._filter(p).artifact,) for p in self.pipelines)
+            return ((self._filter.artifact,),)
         return tuple(tuple(p.made_for(p.aligned(name))) for p in self.pipelines) if name in self._learned else ()
 
     @property
@@ -151,7 +144,7 @@ class Comparison:
             "zero_shot_best": lambda: self._prompt,
             "zero_shot_cut": lambda: self._words,
             "union": lambda: self._union,
-            "filtered": lambda: self._filter(self.first).choice,
+            "filtered": lambda: self._filter.choice,
         }
         return {name: choice() for name, choice in wanted.items() if name in self.wanted}
 

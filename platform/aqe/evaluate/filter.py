@@ -57,11 +57,6 @@ class Filter:
         """Learning rates that were tried: MRR of what each chooses for the training queries that were kept apart."""
         return Choice(self.artifact.stats["tried"], self.artifact.stats["chosen"])
 
-    @property
-    def rate(self) -> float:
-        """The learning rate that it was trained with."""
-        return float(self.artifact.stats["rate"])
-
 
 def train_filter(
     run: Run,
@@ -72,11 +67,10 @@ def train_filter(
     samples: Artifact,
     ranks: Artifact,
     model: LanguageModel,
-    rates: Sequence[float] = LEARNING_RATES,
 ) -> Filter:
     """The reranker, in `model/`, trained on the candidates of the training queries and their ranks.
 
-    The best of the learning `rates` is kept. More than six arguments, because three stages before it meet here.
+    More than six arguments, because three stages before it meet here.
     """
     # Of what the policy prefers the reward alone matters: which pairs are made is decided here.
     prefer = PreferConfig(reward=config.reward, depth=config.depth)
@@ -85,15 +79,15 @@ def train_filter(
         nodes = run.nodes("gpu")
         use_gpu = nodes.gpus > 0
         source = _Source(judged.path / "queries.parquet", samples, ranks, prefer)
-        run.say(f"train_filter: learning rate {' or '.join(map('{:g}'.format, rates))}, one pass over the pairs each")
+        run.say(f"train_filter: {len(LEARNING_RATES)} learning rates, one pass over the pairs each")
         env, started = _env(use_gpu, nodes.cpus), time.monotonic()
-        args = (source, str(model.path), out / "model", rates, seed, use_gpu)
+        args = (source, str(model.path), out / "model", LEARNING_RATES, seed, use_gpu)
         stats: dict[str, Any] = on_node(nodes, _fit, *args, env=env, gpu=use_gpu)
         hours = (time.monotonic() - started) / 3600
         threads = 1 if use_gpu else min(nodes.cpus)
         return {**stats, "cpu_hours": round(hours * threads, 5), "gpu_hours": round(hours * use_gpu, 5)}
 
-    settings = {"pairs": PAIRS, "tokens": TOKENS, "learning_rates": rates, "batch": BATCH, "seed": seed}
+    settings = {"pairs": PAIRS, "tokens": TOKENS, "learning_rates": LEARNING_RATES, "batch": BATCH, "seed": seed}
     artifact = run.make(
         "train_filter",
         config={**settings, "prefer": prefer.model_dump(), "version": VERSION},
@@ -203,8 +197,7 @@ def _fit(source: _Source, model: str, out: Path, rates: Sequence[float], seed: i
             tried[f"learning rate {rate:g}"] = mrr
     steps = -(-len(rows) // BATCH)
     best = max(tried, key=tried.__getitem__)
-    rate = dict(zip(tried, rates, strict=True))[best]
-    return {"pairs": len(rows), "steps": steps, "kept_apart": len(apart), "tried": tried, "chosen": best, "rate": rate}
+    return {"pairs": len(rows), "steps": steps, "kept_apart": len(apart), "tried": tried, "chosen": best}
 
 
 def _pairs(ranked: RankedQuery) -> list[tuple[Candidate, Candidate]]:
