@@ -109,9 +109,9 @@ lock: $(UV)  ## resolve the pinned packages anew
 	$(UV) pip compile -q requirements/aws.in -c .tool/constraints.txt --python-version 3.11 --no-annotate \
 	  --custom-compile-command "make lock" -o requirements/aws-3.11.txt
 
-docs: setup  ## write docs/configuration.md, the README's table and the Grafana dashboard anew
+docs: setup  ## write docs/configuration.md, the tables of README.md and docs/results.md, and the Grafana dashboard anew
 	@$(PY) -m aqe.config.reference > docs/configuration.md
-	@$(PY) -m aqe.report.summary README.md docs/results/quickstart.json
+	@$(PY) -m aqe.report.pages docs/results README.md docs/results.md
 	@$(PY) -m cluster.observability > cluster/observability/dashboard.json
 
 clean:  ## remove the environment and caches, keep runs/
