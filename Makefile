@@ -40,6 +40,7 @@ quickstart: setup  ## the whole loop with counts large enough for a result (some
 results-quickstart: setup  ## the quickstart with every control and three seeds, and its table (hours; see docs/results.md)
 	@$(PY) -m cluster.local.submit --config results_quickstart
 	@$(PY) -m aqe.report.results runs/results_quickstart/report docs/results/quickstart.json
+	@$(PY) benchmarks/weight_one.py
 
 results-wiki: setup  ## the same on Wikipedia passages that lie in ../shared/data/wiki (hours; see docs/results.md)
 	@$(PY) -m cluster.local.submit --config wiki

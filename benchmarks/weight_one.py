@@ -33,7 +33,8 @@ def main() -> None:
     from aqe.evaluate.compare import evaluate
     from aqe.evaluate.systems import systems
 
-    config = load_config(args.config)
+    # All that is needed of the run: nothing else is asked for.
+    config = load_config(args.config, ["evaluate.systems=[bm25_tuned, zero_shot]", "models=[rsft_dpo]"])
     comparison = Comparison(config)
     evidence = comparison.evidence
     queries = read_parquet(evidence.reported.path / "queries.parquet")

@@ -32,6 +32,8 @@ between
 <!-- end -->
 <!-- chosen small all -->
 <!-- end -->
+<!-- gain small rsft_dpo_vs_zero_shot -->
+<!-- end -->
 last
 """
 
@@ -45,7 +47,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     choices = {"zero_shot_cut": {"chosen": "2", "dev_mrr": {"1": 0.2, "2": 0.345, "4": 0.3}}}
     of = results({**metrics, "chosen_on_dev": choices, "made": made})
     directory = tmp_path_factory.mktemp("results")
-    (directory / "small.json").write_text(json.dumps(of))
+    # What weight_one.py writes has its systems and gains at the top.
+    once = {"systems": {n: of["systems"][n] | s for n, s in of["datasets"]["only"].items()}}
+    whole = {**of, **once, "relative_gains": of["relative_gains"] | of["relative_gains"]["only"]}
+    (directory / "small.json").write_text(json.dumps(whole))
     return directory, of
 
 
@@ -83,6 +88,10 @@ def test_a_page_shows_the_numbers_of_the_results(found: tuple[Path, dict[str, An
     block = page.partition("<!-- chosen")[2].partition("<!-- end -->")[0]
     label = of["systems"]["zero_shot_cut"]["label"]
     assert f"| {label} | 2 | 3 | 34.5 | 30 + 20 | 0.12 |" in block
+    block = page.partition("<!-- gain")[2].partition("<!-- end -->")[0]
+    share = of["relative_gains"]["only"]["rsft_dpo_vs_zero_shot"]["top_1"]["value"]
+    assert f" {share * 100:+.1f} % [" in block.splitlines()[-1]
+    assert points(of["datasets"]["only"]["zero_shot"]["top_1"]["value"]) in block.splitlines()[-3]
     block = page.partition("<!-- seeds")[2].partition("<!-- end -->")[0]
     several = [system for system in of["systems"].values() if "of_seeds" in system]
     assert several and len(block.splitlines()) == 3 + len(several)

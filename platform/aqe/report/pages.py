@@ -7,7 +7,8 @@ A page says what stands where. Between `<!-- KIND NAME OF -->` and `<!-- end -->
 - `sets` SYSTEM: its gains over one control on each test set,
 - `seeds` MEASURE: the trained systems with each of their seeds,
 - `moved` all: whose ranks it moves up and down, and how far,
-- `chosen` all: what was chosen on dev, among what, and what each system took.
+- `chosen` all: what was chosen on dev, among what, and what each system took,
+- `gain` PAIR: two systems of benchmarks/weight_one.py, and the gain of one over the other as a share of it.
 
 So no number is copied by hand.
 """
@@ -23,6 +24,7 @@ from aqe.artifact import write_text
 from aqe.evaluate.compare import CONTROLS, DECIDING
 from aqe.evaluate.measures import COLUMNS
 from aqe.evaluate.significance import PLACES
+from aqe.evaluate.systems import LABELS
 from aqe.report.console import PLACE_NAMES, outcomes, points
 
 MAIN = "rsft_dpo"
@@ -150,6 +152,17 @@ def chosen(of: Mapping[str, Any], where: str) -> str:
     return "\n".join(lines)
 
 
+def gain(of: Mapping[str, Any], pair: str) -> str:
+    """Markdown: the measures that decide of `a` and `b`, and a / b - 1, for the pair `a_vs_b`."""
+    a, b = pair.split("_vs_")
+    lines = _head(["", *(COLUMNS[m] for m in DECIDING)])
+    for name in (b, a):
+        lines.append(_row(LABELS[name], [_value(of["systems"][name][m], interval=True) for m in DECIDING]))
+    shares = [of["relative_gains"][pair][m] for m in DECIDING]
+    cells = [f"{g['value'] * 100:+.1f} % [{g['low'] * 100:+.1f}, {g['high'] * 100:+.1f}]" for g in shares]
+    return "\n".join([*lines, _row("relative gain", cells)])
+
+
 KINDS = {
     "table": table,
     "differences": differences,
@@ -157,6 +170,7 @@ KINDS = {
     "seeds": seeds,
     "moved": moved,
     "chosen": chosen,
+    "gain": gain,
 }
 
 
