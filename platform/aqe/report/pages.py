@@ -187,7 +187,9 @@ def _row(label: str, cells: Sequence[str]) -> str:
 
 
 def _value(measured: Mapping[str, float], interval: bool, sign: bool = False) -> str:
-    value, low, high = (points(measured[key], sign) for key in ("value", "low", "high"))
+    value = points(measured["value"], sign)
+    # The sign of a bound decides: one that is just below zero is -0.0.
+    low, high = (f"{measured[key] * 100:{'+' if sign else ''}.1f}" for key in ("low", "high"))
     return f"{value} [{low}, {high}]" if interval else value
 
 
