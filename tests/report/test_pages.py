@@ -34,6 +34,8 @@ between
 <!-- end -->
 <!-- gain small rsft_dpo_vs_zero_shot -->
 <!-- end -->
+<!-- efficiency small all -->
+<!-- end -->
 last
 """
 
@@ -50,6 +52,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     # What weight_one.py writes has its systems and gains at the top.
     once = {"systems": {n: of["systems"][n] | s for n, s in of["datasets"]["only"].items()}}
     whole = {**of, **once, "relative_gains": of["relative_gains"] | of["relative_gains"]["only"]}
+    # And what efficiency.py writes.
+    arm = {"seconds": {"expand": 0.5, "retrieve": 0.001}, "seconds_per_query": 0.501, "peak_mib": 1234.0}
+    whole |= {"arms": {name: {**arm, "models_mib": 700.0} for name in ("expand", "filter")}, "candidates": 16}
+    whole |= {"time_ratio": 0.2, "memory_ratio": 0.75, "memory_ratio_of_models": 0.6}
+    whole |= {"paper": {"time_ratio": 0.305, "memory_ratio": 0.289}}
     (directory / "small.json").write_text(json.dumps(whole))
     return directory, of
 
@@ -92,6 +99,10 @@ def test_a_page_shows_the_numbers_of_the_results(found: tuple[Path, dict[str, An
     share = of["relative_gains"]["only"]["rsft_dpo_vs_zero_shot"]["top_1"]["value"]
     assert f" {share * 100:+.1f} % [" in block.splitlines()[-1]
     assert points(of["datasets"]["only"]["zero_shot"]["top_1"]["value"]) in block.splitlines()[-3]
+    block = page.partition("<!-- efficiency")[2].partition("<!-- end -->")[0]
+    assert "| 16 candidates, then the filter | 0.500 | 0.001 | 0.501 | 1,234 | 700 |" in block
+    assert "| less |  |  | -80.0 % | -25.0 % | -40.0 % |" in block
+    assert "| the paper's |  |  | -69.5 % | -71.1 % |  |" in block
     block = page.partition("<!-- seeds")[2].partition("<!-- end -->")[0]
     several = [system for system in of["systems"].values() if "of_seeds" in system]
     assert several and len(block.splitlines()) == 3 + len(several)

@@ -8,7 +8,8 @@ A page says what stands where. Between `<!-- KIND NAME OF -->` and `<!-- end -->
 - `seeds` MEASURE: the trained systems with each of their seeds,
 - `moved` all: whose ranks it moves up and down, and how far,
 - `chosen` all: what was chosen on dev, among what, and what each system took,
-- `gain` PAIR: two systems of benchmarks/weight_one.py, and the gain of one over the other as a share of it.
+- `gain` PAIR: two systems of benchmarks/weight_one.py, and the gain of one over the other as a share of it,
+- `efficiency` all: what benchmarks/efficiency.py measured.
 
 So no number is copied by hand.
 """
@@ -163,6 +164,29 @@ def gain(of: Mapping[str, Any], pair: str) -> str:
     return "\n".join([*lines, _row("relative gain", cells)])
 
 
+def efficiency(of: Mapping[str, Any], where: str) -> str:
+    """Markdown: seconds a query and memory of both ways, and how much less the one takes, beside the paper's."""
+    steps = list(of["arms"]["expand"]["seconds"])
+    lines = _head(["", *(f"{step}, s" for step in steps), "in all, s", "peak memory, MiB", "of which models, MiB"])
+    ways = {"expand": "one greedy expansion", "filter": f"{of['candidates']} candidates, then the filter"}
+    for arm, label in ways.items():
+        measured = of["arms"][arm]
+        seconds = [f"{measured['seconds'][step]:.3f}" for step in steps]
+        memory = [f"{measured[key]:,.0f}" for key in ("peak_mib", "models_mib")]
+        lines.append(_row(label, [*seconds, f"{measured['seconds_per_query']:.3f}", *memory]))
+    less = {
+        name: [f"{(ratio - 1) * 100:+.1f} %" for ratio in ratios]
+        for name, ratios in {
+            "less": (of["time_ratio"], of["memory_ratio"], of["memory_ratio_of_models"]),
+            "the paper's": (of["paper"]["time_ratio"], of["paper"]["memory_ratio"]),
+        }.items()
+    }
+    empty = [""] * len(steps)
+    return "\n".join(
+        [*lines, *(_row(name, [*empty, *cells, *[""] * (3 - len(cells))]) for name, cells in less.items())]
+    )
+
+
 KINDS = {
     "table": table,
     "differences": differences,
@@ -171,6 +195,7 @@ KINDS = {
     "moved": moved,
     "chosen": chosen,
     "gain": gain,
+    "efficiency": efficiency,
 }
 
 
