@@ -27,9 +27,7 @@ def vector_index(run: Run, config: IndexConfig, *, corpus: Artifact) -> Artifact
 
 
 def _index(run: Run, stage: str, config: IndexConfig, vectors: bool, corpus: Artifact) -> Artifact:
-    # Named, or what the corpus was read from.
-    stored = corpus.stats.get("index")
-    given = config.path or (None if stored is None else Path(stored))
+    given = config.path
 
     def build(out: Path) -> dict[str, Any]:
         if given is not None:
