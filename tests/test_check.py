@@ -3,14 +3,18 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from aqe.check import check
-from aqe.config.data import FileQueries, ReverseDictionaryQueries
 from aqe.config.pipeline import load_config
-from aqe.cost import H100, cost, count
-from aqe.errors import ConfigError
+from aqe.config.sources import FileQueries, ReverseDictionaryQueries
+from aqe.corpus.queries import count
+from aqe.cost import H100, cost
+from aqe.errors import ConfigError, InputError
 from tests.tools import tiny_model
 from tests.tools.small_project import SMALL, write_project
 
@@ -64,6 +68,8 @@ def test_the_papers_settings_pass_and_say_what_they_take(
     (tmp_path / "data" / "lucene-index.wikipedia-dpr-100w").mkdir(parents=True)
     (tmp_path / "data" / "lucene-index.wikipedia-dpr-100w" / "segments_1").touch()
     (tmp_path / "data" / "wikipedia-dpr-100w").mkdir()
+    passage = {"docid": ["1"], "title": ["A quarrel"], "text": ["He said no."]}
+    pq.write_table(pa.table(passage), tmp_path / "data" / "wikipedia-dpr-100w" / "passages.parquet")
     for name, number in sizes.items():
         (tmp_path / "data" / f"{name}.jsonl").write_text(line * number)
     in_hub_cache(config.model.source, tmp_path / "hub", monkeypatch)
@@ -122,10 +128,51 @@ def test_the_plan_counts_what_a_configuration_asks_for(tmp_path: Path, monkeypat
     assert not any("hours" in line for line in unknown.lines())
 
 
+@pytest.mark.parametrize(
+    ("file", "rows", "message"),
+    [
+        (
+            "train.jsonl",
+            [{"qid": "1", "text": "a", "positive": ["d1"]}],
+            r"queries\.train: .*mean 'positive'.*positives: positive",
+        ),
+        (
+            "train.jsonl",
+            [{"qid": "1", "text": "a"}],
+            r"queries\.train: .*does not say what is relevant.*It has qid, text",
+        ),
+        ("dev.jsonl", [{"quid": "1", "text": "a"}], r"dev\.jsonl:1: no column is qid.*mean 'quid'"),
+        ("corpus.jsonl", [{"docid": "1", "txt": "a"}], r"corpus\.jsonl:1: no column is text or title.*mean 'txt'"),
+    ],
+)
+def test_columns_that_are_not_there_are_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, rows: list[dict[str, Any]], message: str
+) -> None:
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=message):
+        check(load_config("mine.yaml", SMALL))
+
+
+def test_judgements_are_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").write_text('{"qid": "1", "text": "a"}\n')
+    qrels = "queries.train.qrels={format: trec, path: qrels.txt}"
+    with pytest.raises(InputError, match=r"queries\.train\.qrels\.path: .*qrels\.txt does not exist"):
+        check(load_config("mine.yaml", [*SMALL, qrels]))
+    (tmp_path / "qrels.txt").write_text("1 0 d1 2\n")
+    check(load_config("mine.yaml", [*SMALL, qrels]))
+    (tmp_path / "qrels.txt").write_text("1 d1 2\n")
+    with pytest.raises(InputError, match="none of its first 1 rows can be read: 1 not `qid 0 docid relevance`"):
+        check(load_config("mine.yaml", [*SMALL, qrels]))
+
+
 def test_a_source_is_counted_as_far_as_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"qid": "1"}\n\n' * 7)
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write('{"qid": "1"}\n' * 30)
-    source = FileQueries(format="jsonl", path=[tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"], skip=2, limit=20)
+    source = FileQueries(format="jsonl", path=(tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"), skip=2, limit=20)
     assert count(source) == 5 + 20
     assert count(ReverseDictionaryQueries(format="reverse_dictionary", split="test", limit=10)) == 10

@@ -36,8 +36,8 @@ MAY_KNOW = {
     "run": "artifact config errors nodes observe",
     "units": "artifact errors observe records run storage",
     # The stages, in the order of the loop. `impacts` is the engine of exact gold ranks.
-    "corpus": "artifact config errors nodes observe prompts records run",
     "index": "artifact compiled config errors nodes observe run storage",
+    "corpus": "artifact config errors index nodes observe prompts records run",
     "impacts": "compiled config errors index ranker",
     "sample": "artifact base_model compose config endings errors malloc nodes observe prompts reasoning records run storage units",
     "rank": "artifact compose config errors impacts index nodes observe ranker records run units",

@@ -108,8 +108,8 @@ def test_it_reads_a_corpus_and_ranks_without_java(installed: Path) -> None:
     )
     code = (
         "from pathlib import Path\n"
-        "from aqe.config.data import FileCorpus, IndexConfig\n"
-        "from aqe.corpus.read import read_corpus\n"
+        "from aqe.config.data import IndexConfig; from aqe.config.sources import FileCorpus\n"
+        "from aqe.corpus.passages import read_corpus\n"
         "from aqe.impacts.gold import open_gold_ranker\n"
         "[batch] = read_corpus(FileCorpus(format='jsonl', path='corpus.jsonl'), [])\n"
         "ranker = open_gold_ranker(Path('impacts'), IndexConfig())\n"

@@ -5,9 +5,10 @@ from pathlib import Path
 from aqe.align.check import check_align, check_lora
 from aqe.base_model import Checked, check_model
 from aqe.config.base import Config
-from aqe.config.data import SPLITS, FileCorpus, FileQueries
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
+from aqe.config.sources import SPLITS, AnseriniCorpus, ReverseDictionary, ReverseDictionaryQueries, origins
+from aqe.corpus import contract, formats
 from aqe.errors import ConfigError, InputError
 from aqe.index.jvm import anserini_jar, java_home
 from aqe.prompts import check_prompt, render, resolve, token_ids
@@ -20,16 +21,7 @@ def check(config: PipelineConfig) -> Checked | None:
 
     Returns the model that was looked at, None for a packaged one.
     """
-    read: list[tuple[str, Config]] = [("corpus.path", config.corpus)]
-    read += [(f"queries.{split}.path", source) for split in SPLITS for source in config.queries.sources(split)]
-    for key, source in read:
-        if isinstance(source, FileCorpus | FileQueries):
-            for path in [*source.paths, *source.without] if isinstance(source, FileQueries) else [source.path]:
-                _exists(key, path)
-        else:
-            from aqe.corpus.reverse_dictionary import check_packages
-
-            check_packages()
+    _readable(config)
     if config.index.path is not None and not list(config.index.path.glob("segments_*")):
         raise InputError(f"index.path: {config.index.path} is not a Lucene index (it has no file segments_...)")
     _fits(config)
@@ -50,6 +42,41 @@ def check(config: PipelineConfig) -> Checked | None:
     if config.align.lora is not None and checked is not None:
         check_lora(config.align.lora, checked.path)
     return checked
+
+
+def _readable(config: PipelineConfig) -> None:
+    """Each source is there, and its first rows have the columns that are needed."""
+    if config.queries.all is None:
+        asked = [(f"queries.{split}", source) for split in SPLITS for source in config.queries.sources(split)]
+    else:
+        asked = [("queries.all", source) for source in config.queries.sources("train")]
+    for key, source in [("corpus", config.corpus), *asked]:
+        _exist(key, source)
+    if any(isinstance(one, ReverseDictionary | ReverseDictionaryQueries) for _, one in [("", config.corpus), *asked]):
+        from aqe.corpus.reverse_dictionary import check_packages
+
+        check_packages()
+    if not isinstance(config.corpus, AnseriniCorpus):
+        contract.probe(formats.passages(config.corpus), "corpus")
+    for key, source in asked:
+        judged = formats.qrels(source)
+        if judged is not None:
+            contract.probe(judged, "qrels")
+        for origin in origins(source):
+            read = formats.queries(source, origin if isinstance(origin, Path) else None)
+            there = contract.probe(read, "queries")
+            if judged is None and not there & {"answers", "positives"}:
+                raise InputError(f"{key}: {origin} does not say what is relevant. {contract.unjudged(read)}")
+
+
+def _exist(key: str, source: Config) -> None:
+    """Every path of a source is there."""
+    for name, value in source:
+        if isinstance(value, Config):
+            _exist(f"{key}.{name}", value)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                _exists(f"{key}.{name}", path)
 
 
 def _fits(config: PipelineConfig) -> None:

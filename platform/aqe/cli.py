@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aqe.config.data import SPLITS
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
+from aqe.config.sources import SPLITS
 from aqe.errors import AqeError, ConfigError, DependencyError
 from aqe.observe.progress import duration, say
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from functools import cached_property
 
 from aqe.artifact import Artifact
-from aqe.config.data import SPLITS
 from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
 from aqe.config.sample import PromptConfig
+from aqe.config.sources import SPLITS
 from aqe.evaluate.choice import Choice
 from aqe.evaluate.evidence import Evidence
 from aqe.evaluate.feedback import search_rm3, tune_rm3

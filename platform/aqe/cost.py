@@ -3,16 +3,13 @@
 Counts are upper bounds: every query has a relevant passage, every candidate and every pair is as long as it may be.
 """
 
-import gzip
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from aqe.config.data import SPLITS, FileQueries, ReverseDictionaryQueries, Split
 from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
-from aqe.corpus.read import files
+from aqe.config.sources import SPLITS, Split
+from aqe.corpus.queries import count
 
 #: Tokens of a prompt, the query in it: what the presets' prompts have. A guess for others.
 PROMPT_TOKENS = 40
@@ -83,7 +80,7 @@ def _rough(hours: float) -> str:
 
 def cost(config: PipelineConfig, parameters: int | None) -> Cost:
     """What a run of this configuration takes at most, counting the queries in its files (they are read once)."""
-    queries: dict[str, int] = {split: sum(map(count, config.queries.sources(split))) for split in SPLITS}
+    queries: dict[str, int] = {split: _queries(config, split) for split in SPLITS}
     sample, evaluate, dpo = config.sample, config.evaluate, config.align.dpo
     # Candidates are drawn for the first seed, and anew for the last of several.
     draws = min(evaluate.seeds, 2)
@@ -119,27 +116,10 @@ def _training(config: PipelineConfig, stages: Iterable[str], queries: int) -> tu
     return steps, operations
 
 
-def count(source: FileQueries | ReverseDictionaryQueries) -> int:
-    """Queries that a source may give: its rows, as far as `skip` and `limit` let them."""
-    if isinstance(source, ReverseDictionaryQueries):
-        return _within(_reverse_dictionary(source.split), source)
-    there = (sum(_rows(file, source.format) for file in files(path, source.format)) for path in source.paths)
-    return sum(_within(number, source) for number in there)
-
-
-def _within(number: int, source: FileQueries | ReverseDictionaryQueries) -> int:
-    left = max(0, number - source.skip)
-    return left if source.limit is None else min(left, source.limit)
-
-
-def _rows(file: Path, form: str) -> int:
-    if form == "parquet":
-        return int(pq.ParquetFile(file).metadata.num_rows)
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-        return sum(not line.isspace() for line in lines)
-
-
-def _reverse_dictionary(split: Split) -> int:
-    from aqe.corpus.reverse_dictionary import queries
-
-    return len(queries()[split])
+def _queries(config: PipelineConfig, split: Split) -> int:
+    """Queries that a split may have."""
+    sources = config.queries.sources(split)
+    if config.queries.split is None:
+        return sum(map(count, sources))
+    share: float = getattr(config.queries.split, split)
+    return math.ceil(share * sum(map(count, sources)))

@@ -12,9 +12,9 @@ from typing import Any
 from aqe.align.stage import align
 from aqe.artifact import Artifact
 from aqe.base_model import LanguageModel, resolve_model
-from aqe.config.data import Split
 from aqe.config.pipeline import BASE, PipelineConfig, steps
 from aqe.config.sample import PromptConfig
+from aqe.config.sources import Split
 from aqe.corpus.stage import ingest_corpus, ingest_queries, judge_queries
 from aqe.evaluate.evidence import Origin
 from aqe.evaluate.tune import Tuned, tune_bm25

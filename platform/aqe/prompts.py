@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+from aqe.config.base import nearest
 from aqe.config.sample import PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.reasoning import BLOCKS, special_texts
@@ -82,7 +83,10 @@ def resolve(prompt: str | PromptConfig) -> PromptConfig:
     if isinstance(prompt, PromptConfig):
         return prompt
     if prompt not in PROMPTS:
-        raise ConfigError(f"there is no prompt named {prompt!r}. Named ones: {', '.join(PROMPTS)}; or spell one out.")
+        meant = nearest(prompt, PROMPTS)
+        raise ConfigError(
+            f"there is no prompt named {prompt!r}.{meant} Named ones: {', '.join(PROMPTS)}; or spell one out."
+        )
     return PROMPTS[prompt]
 
 

@@ -9,17 +9,22 @@ from aqe.errors import InputError
 
 CORPUS = pa.schema([("docid", pa.string()), ("title", pa.string()), ("text", pa.string())])
 
-#: What a file of queries holds. `answers` and `positives` may both be empty; `judge_queries` needs one of them.
-ASKED = pa.schema(
+#: `positives` are docids that were judged for the query, `relevance` how much each is: 0 or less means not. Where
+#: there are none, `answers` judge by the rule `match` (aqe.config.sources.AnswersConfig); `judge_queries` needs one of
+#: the two. `excluded` docids are taken out of the query's ranking. `dataset` is where the query comes from: the name of
+#: its file, or of the directory of its files.
+QUERIES = pa.schema(
     [
         ("qid", pa.string()),
         ("text", pa.string()),
         ("answers", pa.list_(pa.string())),
         ("positives", pa.list_(pa.string())),
+        ("relevance", pa.list_(pa.int32())),
+        ("match", pa.string()),
+        ("excluded", pa.list_(pa.string())),
+        ("dataset", pa.string()),
     ]
 )
-#: `dataset` is where a query comes from: the name of its file, or of the directory of its files.
-QUERIES = pa.schema([*ASKED, ("dataset", pa.string())])
 
 QRELS = pa.schema([("qid", pa.string()), ("docid", pa.string()), ("relevance", pa.int32())])
 
@@ -126,8 +131,11 @@ DPO = pa.schema(
     ]
 )
 
-#: Rows that could not be processed: where, why, and the row itself as JSON.
-DEAD_LETTERS = pa.schema([("stage", pa.string()), ("reason", pa.string()), ("row", pa.string())])
+#: Rows that could not be processed: in which stage, where they stand (file and line, or the query's id), why, in words
+#: that are the same for all of a kind, and the row itself as JSON.
+DEAD_LETTERS = pa.schema(
+    [("stage", pa.string()), ("place", pa.string()), ("reason", pa.string()), ("row", pa.string())]
+)
 
 
 def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -166,7 +166,10 @@ class _Actor:
         except Exception as error:
             # One bad unit must not cost the others; the driver stops when there are too many.
             result = Result(self._schema.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
-        dead = [{"stage": self._stage, "reason": why, "row": json.dumps(row, default=str)} for row, why in result.dead]
+        dead = [
+            {"stage": self._stage, "place": row.get("qid"), "reason": why, "row": json.dumps(row, default=str)}
+            for row, why in result.dead
+        ]
         counts = {**result.counts, "busy_seconds": time.perf_counter() - started}
         metrics.level(metrics.BUSY, 0, stage=self._stage)
         metrics.count(metrics.ROWS, len(rows), stage=self._stage)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from aqe.config import reference
+from aqe.config.base import models
 from aqe.config.data import is_path
 from aqe.config.evaluate import System
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
@@ -57,7 +58,18 @@ def test_presets_hold_only_differences(path: Path) -> None:
 @pytest.mark.parametrize(
     ("assignment", "mention"),
     [
-        ("sample.num_sample=3", "sample.num_sample: there is no such key"),
+        ("sample.num_sampels=3", "sample.num_sampels: there is no such key. Did you mean 'num_samples'?"),
+        ("promt=ear", "promt: there is no such key. Did you mean 'prompt'?"),
+        ("smaple={num_samples: 3}", "smaple: there is no such key. Did you mean 'sample'?"),
+        ("align.dpo.betta=0.1", "align.dpo.betta: there is no such key. Did you mean 'beta'?"),
+        (
+            "queries.train={format: jsonl, path: a, limt: 3}",
+            "queries.train.limt: there is no such key. Did you mean 'limit'?",
+        ),
+        ("corpus={format: jsonlines, path: a}", "Did you mean 'jsonl'?"),
+        ("engine.name=vlm", "Did you mean 'vllm'?"),
+        ("evaluate.systems=[bm25, bm25_tund]", "Did you mean 'bm25_tuned'?"),
+        ("models=[rsft_dop]", "Did you mean 'rsft_dpo'?"),
         ("align.dpo.beta=-1", "align.dpo.beta"),
         ("align.stages=[dpo, rsft]", "stages"),
         ("sample.num_samples=1", "DPO needs two candidates"),
@@ -136,7 +148,7 @@ def test_overrides_and_base_dir(tmp_path: Path) -> None:
     assert config.align.dpo.beta == 0.3
     assert config.model.source == "org/model"
     assert str(config.corpus.path) == str(tmp_path / "data/c.jsonl")  # type: ignore[union-attr]
-    assert config.queries.dev.path == [tmp_path / "d.jsonl"]  # type: ignore[union-attr]
+    assert config.queries.dev.path == (tmp_path / "d.jsonl",)  # type: ignore[union-attr]
     assert str(config.queries.test.path) == "/abs/e.jsonl"  # type: ignore[union-attr]
 
 
@@ -154,7 +166,7 @@ def test_config_imports_nothing_heavy() -> None:
 def defaults(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Keys that have a default, with its value as JSON would hold it."""
     for key, field in model.model_fields.items():
-        nested = reference._models(field.annotation)
+        nested = models(field.annotation)
         value = None if field.is_required() else field.get_default(call_default_factory=True)
         if not field.is_required() and not isinstance(value, BaseModel):
             yield f"{prefix}{key}", to_jsonable_python(value)
@@ -166,9 +178,11 @@ def defaults(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, ob
 def test_the_reference_shows_each_default_as_yaml_that_reads_back_to_it() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page == reference.page(), "run `make docs`"
-    models: tuple[type[BaseModel], ...] = (PipelineConfig, ServeConfig)
-    for part, model in zip(page.split(reference.ENDPOINT), models, strict=True):
+    both: tuple[type[BaseModel], ...] = (PipelineConfig, ServeConfig)
+    for part, model in zip(page.split(reference.ENDPOINT), both, strict=True):
         shown: dict[str, list[object]] = {}
+        # What is shown at another key: `queries.dev` as `queries.train`.
+        elsewhere = dict(re.findall(r"^\| `([\w.]+)` \| as `([\w.]+)` \|", part, re.MULTILINE))
         for line in part.splitlines():
             if line.startswith("| `"):
                 # A bar inside of a cell stands behind a backslash.
@@ -177,7 +191,11 @@ def test_the_reference_shows_each_default_as_yaml_that_reads_back_to_it() -> Non
                     shown.setdefault(key.strip("`"), []).append(yaml.safe_load(default.strip("`").replace("\\|", "|")))
         wanted = dict(defaults(model))
         assert len(wanted) > 20 and any(value is None for value in wanted.values())
-        for key, value in wanted.items():
+        for name, value in wanted.items():
+            key = name
+            for there, at in elsewhere.items():
+                if key.startswith(f"{there}."):
+                    key = at + key.removeprefix(there)
             assert value in shown[key] and all(type(v) is type(value) for v in shown[key] if v == value), key
 
 

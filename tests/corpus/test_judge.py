@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aqe import records
-from aqe.config.data import FileQueries
+from aqe.config.sources import FileQueries
 from aqe.corpus import judge
-from aqe.corpus.read import read_queries
-from aqe.errors import ArtifactError
+from aqe.corpus.queries import read_queries
+from aqe.errors import ArtifactError, InputError
 
 WIKI = Path(os.environ.get("AQE_WIKI", Path(__file__).resolve().parents[3] / "shared" / "data" / "wiki"))
 
@@ -83,7 +83,10 @@ def write_corpus(path: Path, rows: list[tuple[str, str]], shard: int = 2) -> Pat
 
 
 def queries_of(*rows: dict[str, Any]) -> pa.Table:
-    return records.table(({"text": "?", "answers": [], "positives": []} | row for row in rows), records.QUERIES)
+    absent: dict[str, Any] = {"text": "?", "answers": [], "positives": [], "match": "dpr", "excluded": []}
+    return records.table(
+        ({"relevance": [1] * len(row.get("positives", []))} | absent | row for row in rows), records.QUERIES
+    )
 
 
 def test_judgement_of_a_small_corpus(ray_cluster: None, tmp_path: Path) -> None:
@@ -112,6 +115,7 @@ def test_judgement_of_a_small_corpus(ray_cluster: None, tmp_path: Path) -> None:
         "by_answers": 2,
         "without_relevant": 3,
         "relevant_pairs": 3,
+        "not_relevant_pairs": 0,
         "coverage": 0.4,
         "unknown_positives": 2,
     }
@@ -125,10 +129,72 @@ def test_judgement_of_a_small_corpus(ray_cluster: None, tmp_path: Path) -> None:
     assert {row["qid"]: row["reason"] for row in aside} == {
         "no match": "no passage contains an answer",
         "unknown": "none of its positives is in the corpus",
-        "bare": "it names neither answers nor positives",
+        "bare": "nobody says what is relevant: it has neither answers nor positives, and no judgement",
     }
     assert pq.read_table(tmp_path / "out" / "dead_letters.parquet").num_rows == 2
     assert any("2 of 5 queries" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "match", "found"),
+    [
+        ("鲁迅出生于浙江绍兴。", "绍兴", "substring", True),
+        ("鲁迅出生于浙江绍兴。", "绍兴", "dpr", False),
+        ("夏目漱石は東京で生まれた。", "東京", "substring", True),
+        ("서울은 대한민국의 수도이다", "서울", "substring", True),
+        ("กรุงเทพเป็นเมืองหลวง", "กรุงเทพ", "substring", True),
+        ("Sie wurde in München geboren.", "mu\u0308nchen", "substring", True),
+        ("Ｆｕｌｌ  width", "full width", "substring", True),
+        ("a cathedral", "cat", "substring", True),
+        ("anything", "", "substring", False),
+        ("in nineteen-forty 1984", r"19\d\d", "regex", True),
+        ("in nineteen-forty 1984", r"19\d\d", "dpr", False),
+        ("in NINETEEN-forty", "^in nine|never", "regex", True),
+        ("Café de Flore", "cafe\u0301", "regex", True),
+        ("Café de Flore", "cafe", "substring", False),
+        ("anything", "", "regex", False),
+    ],
+)
+def test_rules(text: str, answer: str, match: str, found: bool) -> None:
+    # Between queries of other rules, so that numbers must be the right ones.
+    rules = judge.Rules([["nowhere"], [answer], ["nowhere"]], ["dpr", match, "regex"])
+    assert rules.find(text) == [1] * found
+
+
+def test_expressions_that_are_none_or_take_for_ever_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"'\(' is no regular expression"):
+        judge.Rules([["("]], ["regex"])
+    monkeypatch.setattr(judge, "_PATTERN_SECONDS", 0.01)
+    with pytest.raises(InputError, match=r"takes more than 0\.01 s for one passage"):
+        judge.Rules([[r"(x|x|xx)+[yz]$"]], ["regex"]).find("x" * 60 + "az")
+
+
+def test_grades_exclusions_and_a_script_without_blanks(ray_cluster: None, tmp_path: Path) -> None:
+    corpus = write_corpus(
+        tmp_path / "corpus", [("d1", "one"), ("d2", "two"), ("q4", "绍兴 itself"), ("d3", "在绍兴。")]
+    )
+    queries = queries_of(
+        {"qid": "q1", "positives": ["d1", "d2", "gone"], "relevance": [2, 0, 1]},
+        {"qid": "q2", "positives": ["d1"], "relevance": [-1]},
+        {"qid": "q3", "answers": ["绍兴"]},
+        {"qid": "q4", "answers": ["绍兴"], "match": "substring", "excluded": ["q4"]},
+        {"qid": "q5", "positives": ["d1"], "excluded": ["q5"]},
+    )
+    said: list[str] = []
+    stats = judge.write_judgement(tmp_path / "out", corpus, queries, said.append)
+    assert (stats["judged"], stats["relevant_pairs"], stats["not_relevant_pairs"]) == (4, 4, 2)
+    assert any("1 of them have answers in a script without blanks" in line for line in said)
+    ready = {row["qid"]: row for row in pq.read_table(tmp_path / "out" / "queries.parquet").to_pylist()}
+    assert {qid: (row["relevant"], row["grades"], row["excluded"]) for qid, row in ready.items()} == {
+        "q1": (["d1"], [2], []),
+        # Of `绍兴 itself` the rule finds the word, because a blank follows.
+        "q3": (["q4"], [1], []),
+        "q4": (["d3"], [1], ["q4"]),
+        # The corpus has no passage of its qid.
+        "q5": (["d1"], [1], []),
+    }
+    aside = pq.read_table(tmp_path / "out" / "set_aside.parquet").to_pylist()
+    assert {row["qid"]: row["reason"] for row in aside} == {"q2": "no passage is judged relevant"}
 
 
 def test_no_answer_found_at_all(ray_cluster: None, tmp_path: Path) -> None:

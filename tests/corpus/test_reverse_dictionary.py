@@ -8,7 +8,7 @@ import pytest
 
 from aqe import records
 from aqe.artifact import write_parquet
-from aqe.config.data import SPLITS
+from aqe.config.sources import SPLITS
 from aqe.corpus import reverse_dictionary as rd
 from aqe.corpus.judge import contains_answer, judge
 from aqe.errors import DependencyError

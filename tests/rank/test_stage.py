@@ -13,6 +13,7 @@ from aqe.errors import ArtifactError
 from aqe.impacts.gold import open_gold_ranker
 from aqe.rank.retriever import Retriever
 from aqe.rank.stage import rank_expansions, search_expansions
+from aqe.rank.workers import gold_ranks, search
 from aqe.records import EXPANSIONS, JUDGED, PLAIN, RANKS, SEARCHED, table
 from aqe.run import Run
 from tests.impacts.test_gold import build
@@ -123,6 +124,19 @@ def test_a_search_is_of_the_expanded_or_of_the_plain_query(
         assert (row["gold_docid"], row["gold_rank"], row["score"]) == ranker.gold_ranks(
             [row["composed"]], query["relevant"]
         )[0]
+
+
+@pytest.mark.parametrize("excluded", [["d00"], ["d09"], ["d00", "d07", "d14"], ["d39"]])
+def test_excluded_passages_are_no_part_of_the_ranking(index: Artifact, excluded: list[str]) -> None:
+    ranker = open_gold_ranker(index.path, IndexConfig())
+    for text in ("w0 all", "w3 w6", "w10", "nothing", ""):
+        for relevant in (["d21"], ["d01", "d35"]):
+            row = {"relevant": relevant, "excluded": excluded}
+            (gold,) = gold_ranks(ranker, [text], row)
+            left = [hit for hit in ranker.search(text, len(CORPUS)) if hit.docid not in excluded]
+            at = next((i for i, hit in enumerate(left, 1) if hit.docid in relevant), len(CORPUS) + 1 - len(excluded))
+            assert gold.rank == at, (text, relevant)
+            assert search(ranker, text, 5, row) == left[:5]
 
 
 def test_what_matches_nothing_is_not_retrieved(ray_cluster: None, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def encode(kind: Kind, data: pa.Table, max_length: int) -> tuple[list[dict[str, 
     kept, dead = [], []
     for row in rows:
         if reason := _invalid(kind, row, max_length):
-            dead.append({"stage": kind, "reason": reason, "row": json.dumps(row)})
+            dead.append({"stage": kind, "place": row["qid"], "reason": reason, "row": json.dumps(row)})
         else:
             kept.append(_labelled(row) if kind == "rsft" else {name: row[name] for name in names})
     return kept, records.table(dead, records.DEAD_LETTERS)

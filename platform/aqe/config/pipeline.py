@@ -8,20 +8,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from aqe.config.align import AlignConfig
-from aqe.config.base import Config
-from aqe.config.data import (
-    SPLITS,
-    CorpusConfig,
-    FileCorpus,
-    FileQueries,
-    IndexConfig,
-    ModelConfig,
-    SplitsConfig,
-    is_path,
-)
+from aqe.config.base import Config, explain, nearest
+from aqe.config.data import IndexConfig, ModelConfig, is_path
 from aqe.config.evaluate import EvaluateConfig
 from aqe.config.rank import PreferConfig, RankConfig
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
+from aqe.config.sources import CorpusConfig, FromHub, SplitsConfig
 from aqe.errors import ConfigError
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -93,7 +85,8 @@ class PipelineConfig(Config):
     def _fits(self) -> "PipelineConfig":
         unknown = [m for m in self.models if m not in STAGES]
         if unknown or not self.models:
-            raise ValueError(f"`models` is {list(self.models)}; it can name {', '.join(STAGES)}")
+            meant = nearest(unknown[0], STAGES) if unknown else ""
+            raise ValueError(f"`models` is {list(self.models)}; it can name {', '.join(STAGES)}.{meant}")
         trained = {stage for model in self.models for stage in STAGES[model]} | set(self.align.stages)
         if "dpo" in trained and self.sample.num_samples < 2 and not self.prefer.include_plain:
             raise ValueError(
@@ -156,30 +149,26 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
 def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
     """Paths made absolute: a Ray job's working directory is a copy that vanishes."""
 
-    def fix(path: Path) -> Path:
-        return Path(base_dir, path.expanduser()).resolve()
+    def fix(value: Any) -> Any:
+        if isinstance(value, Path):
+            return Path(base_dir, value.expanduser()).resolve()
+        if isinstance(value, tuple):
+            return tuple(map(fix, value))
+        if isinstance(value, ModelConfig):
+            return value.model_copy(update={"source": local(value.source)})
+        if isinstance(value, Config):
+            update = {name: fix(getattr(value, name)) for name in type(value).model_fields}
+            # A dataset that was saved has its directory where others have their id.
+            if isinstance(value, FromHub) and Path(base_dir, value.id).is_dir():
+                update["id"] = str(fix(Path(value.id)))
+            return value.model_copy(update=update)
+        return value
 
-    def queries(source: Any) -> Any:
-        if isinstance(source, tuple):
-            return tuple(map(queries, source))
-        if not isinstance(source, FileQueries):
-            return source
-        paths = [fix(p) for p in source.path] if isinstance(source.path, list) else fix(source.path)
-        return source.model_copy(update={"path": paths, "without": tuple(map(fix, source.without))})
+    def local(source: str) -> str:
+        return str(fix(Path(source))) if is_path(source, base_dir) else source
 
-    splits = SplitsConfig(**{s: queries(getattr(config.queries, s)) for s in SPLITS})
-    corpus = config.corpus
-    if isinstance(corpus, FileCorpus):
-        corpus = corpus.model_copy(update={"path": fix(corpus.path)})
-    index = config.index
-    if index.path is not None:
-        index = index.model_copy(update={"path": fix(index.path)})
-    model = config.model
-    if is_path(model.source, base_dir):
-        model = model.model_copy(update={"source": str(fix(Path(model.source)))})
-    return config.model_copy(
-        update={"runs_dir": fix(config.runs_dir), "queries": splits, "corpus": corpus, "index": index, "model": model}
-    )
+    fixed: PipelineConfig = fix(config)
+    return fixed
 
 
 def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None = None) -> PipelineConfig:
@@ -191,8 +180,9 @@ def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None 
     path = PRESETS / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(name).absolute()
     if not path.exists():
         presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        meant = nearest(name, presets.split(", "))
         raise ConfigError(
-            f"--config {name}: {path} does not exist. Give a YAML file, or one of the presets: {presets}."
+            f"--config {name}: {path} does not exist.{meant} Give a YAML file, or one of the presets: {presets}."
         )
     try:
         tree = yaml.safe_load(path.read_text())
@@ -206,16 +196,4 @@ def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None 
     try:
         return _absolute(PipelineConfig.model_validate(tree), base_dir)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error)}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error as one line a problem: the key's path, what is wrong, the value."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: there is no such key. Look for a typing error; docs/configuration.md lists all keys.")
-        else:
-            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')} (it is {problem.get('input')!r:.80})")
-    return "; ".join(lines)
+        raise ConfigError(f"{path}: {explain(error, PipelineConfig)}") from None

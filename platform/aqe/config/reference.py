@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from aqe.config.base import models
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.serve import ServeConfig
 
@@ -30,13 +30,6 @@ TABLE = """| key | type | default | |
 """
 
 
-def _models(kind: Any) -> list[type[BaseModel]]:
-    """The configuration models that an annotation names."""
-    if get_origin(kind) in (Union, UnionType, Annotated, tuple, list):
-        return [model for part in get_args(kind) for model in _models(part)]
-    return [kind] if isinstance(kind, type) and issubclass(kind, BaseModel) else []
-
-
 def _name(kind: Any) -> str:
     text = str(kind) if get_origin(kind) else getattr(kind, "__name__", str(kind))
     for noise in (
@@ -44,6 +37,7 @@ def _name(kind: Any) -> str:
         "aqe.config.sample.",
         "aqe.config.align.",
         "aqe.config.data.",
+        "aqe.config.sources.",
         "pathlib._local.",
         "pathlib.",
     ):
@@ -58,21 +52,25 @@ def as_yaml(value: Any) -> str:
     return line.removesuffix("...\n").strip().replace("|", "\\|")
 
 
-def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Table rows of a model's keys, nested ones below their parent."""
+def rows(model: type[BaseModel], prefix: str = "", shown_at: dict[tuple[str, ...], str] | None = None) -> Iterator[str]:
+    """Table rows of a model's keys, nested ones below their parent; the same choice of models only once."""
+    shown_at = {} if shown_at is None else shown_at
     for key, field in model.model_fields.items():
-        nested = _models(field.annotation)
+        nested = models(field.annotation)
+        choice = tuple(inner.__name__ for inner in nested)
         if field.is_required():
             shown = "required"
         else:
             default = field.get_default(call_default_factory=True)
             shown = "" if isinstance(default, BaseModel) else f"`{as_yaml(default)}`"
         about = " ".join((field.description or "").split())
-        kind = " or ".join(m.__name__ for m in nested) if nested else _name(field.annotation)
+        kind = " or ".join(choice) if nested else _name(field.annotation)
+        if len(choice) > 1 and shown_at.setdefault(choice, f"{prefix}{key}") != f"{prefix}{key}":
+            kind, nested = f"as `{shown_at[choice]}`", []
         yield f"| `{prefix}{key}` | {kind} | {shown} | {about} |"
         for inner in nested:
             if inner.__name__ != "PromptConfig" or key == "prompt":
-                yield from rows(inner, f"{prefix}{key}.")
+                yield from rows(inner, f"{prefix}{key}.", shown_at)
 
 
 def page() -> str:

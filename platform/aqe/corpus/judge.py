@@ -1,14 +1,18 @@
-"""Which passages are relevant: named by the queries, or found by their answers with DPR's rule, exactly.
+"""Which passages are relevant: judged by name, or found by the queries' answers with one of three rules, exactly.
 
 DPR's rule (Karpukhin et al. 2020, `has_answer` with its SimpleTokenizer): NFD, tokens are runs of letters, digits and
 marks or single other visible characters, lower case; an answer is contained when its tokens stand in the text in a row.
 One deviation: an answer without any token matches nothing, where DPR's loop would let it match every passage.
+
+Its rule for regular expressions (CuratedTREC) searches the text in NFD, whatever the case. `substring` is for scripts
+without blanks between words: the answer stands in the text, both in NFKC, without case, blanks as one.
 """
 
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,16 +28,20 @@ import regex  # type: ignore[import-untyped]
 
 from aqe import records
 from aqe.artifact import GROUP_ROWS, parquet_files, write_parquet
+from aqe.errors import InputError
 
 #: Raise it when judging gives anything else for the same input than before: its artifacts are named by it.
-VERSION = 1
+VERSION = 2
 #: Whose version changes what it gives: `regex` knows Unicode's classes.
 PACKAGES = ("regex",)
 
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
+#: Letters of scripts that are written without blanks between words, or with endings that stick to them.
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
+#: Seconds that one regular expression may take for one passage.
+_PATTERN_SECONDS = 2.0
 _ASCII_TOKEN = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")  # the same rule for lower-cased ASCII, several times faster
 
-_PAIRS = pa.schema([("qid", pa.string()), ("docid", pa.string())])
 SET_ASIDE = pa.schema([("qid", pa.string()), ("reason", pa.string())])
 
 #: A trie over tokens: token -> next node, and under None the answers' number where a phrase ends.
@@ -58,12 +66,18 @@ def contains_answer(text: str, answers: Iterable[str]) -> bool:
     return False
 
 
+def characters(text: str) -> list[str]:
+    """The tokens of the rule `substring`: single characters."""
+    return list(" ".join(unicodedata.normalize("NFKC", text).casefold().split()))
+
+
 class Matcher:
     """Finds which of many queries' answers a text contains, in one walk over its tokens."""
 
-    def __init__(self, answers: Sequence[Iterable[str]]) -> None:
-        """`answers[i]` are the answer strings of query i."""
+    def __init__(self, answers: Sequence[Iterable[str]], tokens: Callable[[str], list[str]] = tokens) -> None:
+        """`answers[i]` are the answer strings of query i; `tokens` cuts them and the texts alike."""
         self._root: _Node = {}
+        self._tokens = tokens
         phrases: dict[tuple[str, ...], set[int]] = {}
         for query, strings in enumerate(answers):
             for phrase in map(tuple, map(tokens, strings)):
@@ -78,7 +92,7 @@ class Matcher:
 
     def find(self, text: str) -> list[int]:
         """Sorted numbers of the queries with an answer in `text`."""
-        words = tokens(text)
+        words = self._tokens(text)
         root, size = self._root, len(words)
         phrases: set[int] = set()
         for start, word in enumerate(words):
@@ -91,7 +105,60 @@ class Matcher:
         return sorted({query for number in phrases for query in self._queries[number]})
 
 
-def _match_shards(block: pa.Table, matcher: "list[ray.ObjectRef[Matcher]]") -> pa.Table:
+class Patterns:
+    """Finds which of many queries' regular expressions match a text, as DPR does."""
+
+    def __init__(self, answers: Sequence[Iterable[str]]) -> None:
+        """`answers[i]` are the expressions of query i. InputError for one that is none."""
+        self._patterns = [[pattern(answer) for answer in of if answer] for of in answers]
+
+    def find(self, text: str) -> list[int]:
+        """Sorted numbers of the queries of which an expression matches `text`."""
+        text = unicodedata.normalize("NFD", text)
+        return [i for i, of in enumerate(self._patterns) if any(_matches(one, text) for one in of)]
+
+
+def pattern(answer: str) -> Any:
+    """A compiled answer. InputError where it is no regular expression."""
+    try:
+        flags = regex.IGNORECASE | regex.MULTILINE
+        return regex.compile(unicodedata.normalize("NFD", answer), flags)
+    except regex.error as error:
+        raise InputError(
+            f"the answer {answer!r} is no regular expression ({error}). Mend it, or choose answers: {{match: dpr}}."
+        ) from None
+
+
+def _matches(compiled: Any, text: str) -> bool:
+    try:
+        return compiled.search(text, timeout=_PATTERN_SECONDS) is not None
+    except TimeoutError:
+        raise InputError(
+            f"the answer {compiled.pattern!r} takes more than {_PATTERN_SECONDS:g} s for one passage, as expressions "
+            "with nested repetitions do. Mend it."
+        ) from None
+
+
+class Rules:
+    """The queries' answers, each by the rule that its query names."""
+
+    def __init__(self, answers: Sequence[Iterable[str]], match: Sequence[str]) -> None:
+        made: dict[str, Callable[[Sequence[Iterable[str]]], Matcher | Patterns]] = {
+            "dpr": Matcher,
+            "substring": partial(Matcher, tokens=characters),
+            "regex": Patterns,
+        }
+        self._rules = []
+        for rule in dict.fromkeys(match):
+            own = [i for i, name in enumerate(match) if name == rule]
+            self._rules.append((made[rule]([answers[i] for i in own]), own))
+
+    def find(self, text: str) -> list[int]:
+        """Sorted numbers of the queries with an answer in `text`."""
+        return sorted(own[i] for rule, own in self._rules for i in rule.find(text))
+
+
+def _match_shards(block: pa.Table, matcher: "list[ray.ObjectRef[Rules]]") -> pa.Table:
     """(file, group) of Parquet row groups -> (query: int32, docid) of all matches in them. Runs as a Ray task."""
     find = ray.get(matcher[0]).find
     queries: list[int] = []
@@ -107,8 +174,8 @@ def _match_shards(block: pa.Table, matcher: "list[ray.ObjectRef[Matcher]]") -> p
 
 
 def _by_answers(files: Sequence[Path], queries: pa.Table, labels: Mapping[str, str]) -> pa.Table:
-    """(qid, docid) of all passages that contain an answer, over the whole corpus on Ray Data."""
-    matcher = ray.put(Matcher(queries["answers"].to_pylist()))
+    """Those that contain an answer, each with relevance 1, over the whole corpus on Ray Data."""
+    matcher = ray.put(Rules(queries["answers"].to_pylist(), queries["match"].to_pylist()))
     # The row groups' names are the data and each is a block of its own: read_parquet merges small files into one block
     # (Ray 2.60), which would leave all but one core idle, and would move passages that a task can read itself.
     shards = [{"file": str(f.absolute()), "group": g} for f in files for g in range(pq.read_metadata(f).num_row_groups)]
@@ -121,21 +188,32 @@ def _by_answers(files: Sequence[Path], queries: pa.Table, labels: Mapping[str, s
     )
     tables = [table for table in ray.get(matches.to_arrow_refs()) if table.num_rows]
     if not tables:
-        return _PAIRS.empty_table()
+        return records.QRELS.empty_table()
     matched = pa.concat_tables(tables)
-    return pa.table({"qid": queries["qid"].take(matched["query"]), "docid": matched["docid"]}, schema=_PAIRS)
+    ones = np.ones(matched.num_rows, np.int32)
+    return pa.table(
+        {"qid": queries["qid"].take(matched["query"]), "docid": matched["docid"], "relevance": ones},
+        schema=records.QRELS,
+    )
 
 
 def _by_positives(files: Sequence[Path], queries: pa.Table) -> pa.Table:
-    """(qid, docid) of the named passages that are in the corpus, each pair once."""
-    named = [(row["qid"], docid) for row in queries.to_pylist() for docid in dict.fromkeys(row["positives"])]
-    wanted = pa.array(sorted({docid for _, docid in named}), pa.string())
-    scanner = pads.dataset([str(file) for file in files], format="parquet").scanner(
-        columns=["docid"], filter=pc.field("docid").isin(wanted)
-    )
-    there = set(scanner.to_table()["docid"].to_pylist())
-    rows = [{"qid": qid, "docid": docid} for qid, docid in named if docid in there]
-    return pa.Table.from_pylist(rows, schema=_PAIRS)
+    """Those that are judged by name and in the corpus, each pair once."""
+    named = [(row["qid"], *judged) for row in queries.to_pylist() for judged in _judged(row).items()]
+    there = in_corpus(files, {docid for _, docid, _ in named})
+    rows = [{"qid": qid, "docid": docid, "relevance": grade} for qid, docid, grade in named if docid in there]
+    return pa.Table.from_pylist(rows, schema=records.QRELS)
+
+
+def _judged(query: Mapping[str, Any]) -> dict[str, int]:
+    """docid -> relevance of the passages that a query (records.QUERIES) names."""
+    return dict(zip(query["positives"], query["relevance"], strict=True))
+
+
+def _never_found(queries: pa.Table) -> int:
+    """Queries whose rule is `dpr`, with an answer in a script without blanks."""
+    rows = zip(queries["match"].to_pylist(), queries["answers"].to_pylist(), strict=True)
+    return sum(rule == "dpr" and any(map(_UNSPACED.search, answers)) for rule, answers in rows)
 
 
 def _filled(lists: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -170,31 +248,46 @@ def judge(
     named = _filled(queries["positives"])
     by_name = queries.filter(named)
     to_find = queries.filter(pc.and_(pc.invert(named), _filled(queries["answers"])))
-    pairs = [_PAIRS.empty_table()]
+    pairs = [records.QRELS.empty_table()]
     if by_name.num_rows:
         pairs.append(_by_positives(files, by_name))
     if to_find.num_rows:
         say(f"judge: looking for the answers of {to_find.num_rows:,} queries in the whole corpus")
+        if unspaced := _never_found(to_find):
+            say(
+                f"judge: {unspaced:,} of them have answers in a script without blanks between words, which the rule "
+                "`dpr` hardly ever finds. In their source: answers: {match: substring}"
+            )
         pairs.append(_by_answers(files, to_find, labels))
-    relevant = pa.concat_tables(pairs)
-    relevant = relevant.take(_order(relevant))
-    qrels = relevant.append_column("relevance", pa.array(np.ones(relevant.num_rows, np.int32)))
-    judged = pc.count_distinct(qrels["qid"]).as_py()
+    qrels = _without_excluded(pa.concat_tables(pairs), queries)
+    qrels = qrels.take(_order(qrels))
+    relevant = qrels.filter(pc.greater(qrels["relevance"], 0))
+    judged = pc.count_distinct(relevant["qid"]).as_py()
     stats = {
         "queries": queries.num_rows,
         "judged": judged,
         "by_positives": by_name.num_rows,
         "by_answers": to_find.num_rows,
         "without_relevant": queries.num_rows - judged,
-        "relevant_pairs": qrels.num_rows,
+        "relevant_pairs": relevant.num_rows,
+        "not_relevant_pairs": qrels.num_rows - relevant.num_rows,
         "coverage": round(judged / queries.num_rows, 4) if queries.num_rows else 0.0,
         "unknown_positives": len(unknown_positives(queries, qrels)),
     }
     say(
         f"judge: {judged:,} of {queries.num_rows:,} queries have a relevant passage ({stats['coverage']:.1%}), "
-        f"{qrels.num_rows:,} pairs; {stats['without_relevant']:,} are set aside"
+        f"{relevant.num_rows:,} pairs; {stats['without_relevant']:,} are set aside"
     )
     return qrels, stats
+
+
+def _without_excluded(qrels: pa.Table, queries: pa.Table) -> pa.Table:
+    """Without the passages that a query's ranking is without: its answers may stand in them."""
+    out = {(row["qid"], docid) for row in queries.select(["qid", "excluded"]).to_pylist() for docid in row["excluded"]}
+    if not out:
+        return qrels
+    pairs = zip(qrels["qid"].to_pylist(), qrels["docid"].to_pylist(), strict=True)
+    return qrels.filter(pa.array([pair not in out for pair in pairs], pa.bool_()))
 
 
 def unknown_positives(queries: pa.Table, qrels: pa.Table) -> list[dict[str, str]]:
@@ -206,11 +299,12 @@ def unknown_positives(queries: pa.Table, qrels: pa.Table) -> list[dict[str, str]
     return [
         {
             "stage": "judge",
-            "reason": f"the passage {docid!r} that {query['qid']} names is not in the corpus",
+            "place": query["qid"],
+            "reason": "names a passage that the corpus lacks",
             "row": json.dumps({"qid": query["qid"], "docid": docid}),
         }
         for query in queries.select(["qid", "positives"]).to_pylist()
-        for docid in dict.fromkeys(query["positives"])
+        for docid in query["positives"]
         if (query["qid"], docid) not in known
     ]
 
@@ -218,17 +312,35 @@ def unknown_positives(queries: pa.Table, qrels: pa.Table) -> list[dict[str, str]
 def set_aside(queries: pa.Table, qrels: pa.Table) -> pa.Table:
     """(qid, reason) of the queries without a relevant passage: no measure is defined for them."""
     rows = []
-    judged = set(pc.unique(qrels["qid"]).to_pylist())
+    judged = set(pc.unique(qrels.filter(pc.greater(qrels["relevance"], 0))["qid"]).to_pylist())
     for query in queries.to_pylist():
         if query["qid"] not in judged:
             if query["positives"]:
-                reason = "none of its positives is in the corpus"
+                graded = max(query["relevance"]) > 0
+                reason = "none of its positives is in the corpus" if graded else "no passage is judged relevant"
             elif query["answers"]:
                 reason = "no passage contains an answer"
             else:
-                reason = "it names neither answers nor positives"
+                reason = "nobody says what is relevant: it has neither answers nor positives, and no judgement"
             rows.append({"qid": query["qid"], "reason": reason})
     return pa.Table.from_pylist(rows, schema=SET_ASIDE)
+
+
+def in_corpus(files: Sequence[Path], docids: Collection[str]) -> set[str]:
+    """Those of `docids` that the corpus has."""
+    if not docids:
+        return set()
+    wanted = pc.field("docid").isin(pa.array(sorted(docids), pa.string()))
+    data = pads.dataset([str(file) for file in files], format="parquet")
+    return set(data.scanner(columns=["docid"], filter=wanted).to_table()["docid"].to_pylist())
+
+
+def known_excluded(files: Sequence[Path], queries: pa.Table) -> pa.Table:
+    """The queries with those of their `excluded` that the corpus has: a ranker knows no others."""
+    excluded = queries["excluded"].to_pylist()
+    there = in_corpus(files, {docid for of in excluded for docid in of})
+    kept = pa.array([[docid for docid in of if docid in there] for of in excluded], pa.list_(pa.string()))
+    return queries.set_column(queries.schema.get_field_index("excluded"), "excluded", kept)
 
 
 def judged_queries(queries: pa.Table, qrels: pa.Table) -> pa.Table:
@@ -250,6 +362,7 @@ def write_judgement(
     labels: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Judge, and write out/qrels.parquet, queries.parquet, set_aside.parquet and, if any, dead_letters.parquet."""
+    queries = known_excluded(parquet_files(corpus_dir), queries)
     qrels, stats = judge(corpus_dir, queries, say, labels)
     write_parquet(qrels, out / "qrels.parquet")
     write_parquet(judged_queries(queries, qrels), out / "queries.parquet", GROUP_ROWS)

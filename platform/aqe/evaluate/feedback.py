@@ -16,7 +16,7 @@ from aqe.rank.feedback import FeedbackSource, Rm3, rank_in
 from aqe.rank.retriever import Retriever
 from aqe.rank.stage import SEARCHED_TOGETHER
 from aqe.rank.workers import QueryReader
-from aqe.ranker import DEPTH
+from aqe.ranker import DEPTH, Hit
 from aqe.records import SEARCHED, table
 from aqe.run import Run
 from aqe.units import Result, Row, Work, cut_units, run_units
@@ -38,6 +38,14 @@ class _Rm3Worker:
         self._searcher = source.open()
         self._points = [Rm3(int(passages), int(terms), weight) for passages, terms, weight in points]
 
+    def _found(self, row: Row, point: Rm3) -> list[Hit]:
+        """What is found for a query, but for what its ranking is without."""
+        excluded = set(row["excluded"])
+        return [hit for hit in self._searcher.search(row["query"], point) if hit.docid not in excluded]
+
+    def _passages(self, row: Row) -> int:
+        return self._searcher.num_passages - len(row["excluded"])
+
 
 class TryWorker(_Rm3Worker):
     """Gold rank of each query at each point: TUNED."""
@@ -46,8 +54,8 @@ class TryWorker(_Rm3Worker):
         ranks = []
         for number, point in enumerate(self._points):
             for row in rows:
-                hits = self._searcher.search(row["query"], point)
-                _, rank, score = rank_in(hits, row["relevant"], self._searcher.num_passages)
+                hits = self._found(row, point)
+                _, rank, score = rank_in(hits, row["relevant"], self._passages(row))
                 ranks.append({"qid": row["qid"], "point": number, "gold_rank": rank, "score": score})
         return Result(table(ranks, TUNED), counts={"ranks": len(ranks)})
 
@@ -60,9 +68,9 @@ class FeedbackWorker(_Rm3Worker):
 
     def _search(self, row: Row) -> dict[str, Any]:
         started = time.perf_counter()
-        hits = self._searcher.search(row["query"], self._points[0])
+        hits = self._found(row, self._points[0])
         seconds = time.perf_counter() - started
-        docid, rank, score = rank_in(hits, row["relevant"], self._searcher.num_passages)
+        docid, rank, score = rank_in(hits, row["relevant"], self._passages(row))
         return {
             "qid": row["qid"],
             "expansion": "",

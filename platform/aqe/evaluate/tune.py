@@ -20,7 +20,7 @@ from aqe.evaluate.measures import reciprocal_rank, shown_ranks
 from aqe.evaluate.significance import Interval, bootstrap_means, interval
 from aqe.rank.retriever import RankerSource, Retriever
 from aqe.rank.stage import SEARCHED_TOGETHER, VERSION
-from aqe.rank.workers import QueryReader
+from aqe.rank.workers import QueryReader, gold_ranks
 from aqe.records import table
 from aqe.run import Run
 from aqe.units import Result, Row, Work, cut_units, run_units
@@ -73,7 +73,7 @@ class TuneWorker:
         for number, (k1, b) in enumerate(self._points):
             ranker = self._at(k1, b)
             for row in rows:
-                gold = ranker.gold_ranks([row["query"]], row["relevant"])[0]
+                gold = gold_ranks(ranker, [row["query"]], row)[0]
                 ranks.append({"qid": row["qid"], "point": number, "gold_rank": gold.rank, "score": gold.score})
         return Result(table(ranks, TUNED), counts={"ranks": len(ranks)})
 

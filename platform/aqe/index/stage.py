@@ -27,7 +27,9 @@ def vector_index(run: Run, config: IndexConfig, *, corpus: Artifact) -> Artifact
 
 
 def _index(run: Run, stage: str, config: IndexConfig, vectors: bool, corpus: Artifact) -> Artifact:
-    given = config.path
+    # Named, or what the corpus was read from.
+    stored = corpus.stats.get("index")
+    given = config.path or (None if stored is None else Path(stored))
 
     def build(out: Path) -> dict[str, Any]:
         if given is not None:

@@ -12,7 +12,7 @@ from aqe.artifact import Slices, read_parquet
 from aqe.compose import compose
 from aqe.observe import metrics
 from aqe.rank.retriever import RankerSource
-from aqe.ranker import DEPTH, ndcg
+from aqe.ranker import DEPTH, GoldRank, Hit, Ranker, ndcg
 from aqe.records import EXPANSIONS, PLAIN, RANKS, SEARCHED, table
 from aqe.units import Result, Row, Unit
 
@@ -36,7 +36,8 @@ class QueryReader:
             own = ([0], [""]) if self._expansions is None else texts.get(query["qid"])
             if own is not None:
                 asked = {"qid": query["qid"], "query": query["text"], "sample_idx": own[0], "expansions": own[1]}
-                rows.append({**asked, "relevant": query["relevant"], "grades": query["grades"]})
+                judged = {name: query[name] or [] for name in ("relevant", "grades", "excluded")}
+                rows.append({**asked, **judged})
         return rows
 
     def _texts(self, unit: Unit) -> dict[str, tuple[list[int], list[str]]]:
@@ -58,6 +59,24 @@ def _by_query(expansions: pa.Table) -> dict[str, tuple[list[int], list[str]]]:
         numbers.append(i)
         own.append(text)
     return texts
+
+
+def gold_ranks(ranker: Ranker, texts: Sequence[str], row: Row) -> list[GoldRank]:
+    """Gold ranks of a query's texts in the ranking without its `excluded` passages, which are in the index."""
+    ranks = ranker.gold_ranks(texts, row["relevant"])
+    if not row["excluded"]:
+        return ranks
+    others = [ranker.gold_ranks(texts, [docid]) for docid in row["excluded"]]
+    # What is not found stands behind the whole index, which is smaller without them.
+    before = [sum(not rank.found or of[i].rank < rank.rank for of in others) for i, rank in enumerate(ranks)]
+    return [rank._replace(rank=rank.rank - less) for rank, less in zip(ranks, before, strict=True)]
+
+
+def search(ranker: Ranker, text: str, k: int, row: Row) -> list[Hit]:
+    """The k best passages but for those that the query's ranking is without."""
+    excluded = set(row["excluded"])
+    hits = ranker.search(text, k + len(excluded))
+    return [hit for hit in hits if hit.docid not in excluded][:k] if excluded else hits
 
 
 class _Worker(ABC):
@@ -99,10 +118,10 @@ class RankWorker(_Worker):
         composed = [self._compose(row, expansion) for expansion in ["", *row["expansions"]]]
         # The same text has the same rank: duplicates are searched once.
         texts = list(dict.fromkeys(composed))
-        ranks = dict(zip(texts, self._ranker.gold_ranks(texts, row["relevant"]), strict=True))
+        ranks = dict(zip(texts, gold_ranks(self._ranker, texts, row), strict=True))
         grades = dict(zip(row["relevant"], row["grades"], strict=True))
         depth = self._config.ndcg_at
-        gains = {text: ndcg(self._ranker.search(text, depth), grades, depth) for text in texts} if depth else {}
+        gains = {text: ndcg(search(self._ranker, text, depth, row), grades, depth) for text in texts} if depth else {}
         return [
             {
                 "qid": row["qid"],
@@ -125,9 +144,9 @@ class SearchWorker(_Worker):
         (expansion,) = row["expansions"]
         composed = self._compose(row, expansion)
         started = time.perf_counter()
-        hits = self._ranker.search(composed, DEPTH)
+        hits = search(self._ranker, composed, DEPTH, row)
         seconds = time.perf_counter() - started
-        gold = self._ranker.gold_ranks([composed], row["relevant"])[0]
+        gold = gold_ranks(self._ranker, [composed], row)[0]
         return [
             {
                 "qid": row["qid"],
