@@ -1,5 +1,11 @@
 """`aqe run` as a job: `ray job submit ... -- python jobs/run_pipeline.py --config ... --base-dir ...`."""
 
+import sys
+from pathlib import Path
+
+# Also where nobody has set PYTHONPATH.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "platform"))
+
 from aqe.cli import main, run
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ def aqe(*arguments: str, here: Path = ROOT, **variables: str) -> subprocess.Comp
     return called("-m", "aqe", *arguments, here=here, **variables)
 
 
-def refused(done: subprocess.CompletedProcess[str], mention: str) -> None:
-    """A user's mistake: one line that begins with the error's name, and the exit code 2."""
-    assert done.returncode == 2, done.stderr
+def refused(done: subprocess.CompletedProcess[str], mention: str, code: int = 2) -> None:
+    """A mistake in one line that begins with the error's name, and the exit code."""
+    assert done.returncode == code, done.stderr
     [line] = done.stderr.splitlines()
     assert line.partition(": ")[0].endswith("Error") and mention in line, line
     assert done.stdout == ""
@@ -60,7 +60,7 @@ def test_a_job_has_the_help_of_its_verb(job: str) -> None:
     # Without the first line, which names the program.
     usage, *rest = done.stdout.strip().splitlines()
     assert f"{job}.py [OPTIONS]" in usage and rest == verb.stdout.strip().splitlines()[1:]
-    assert all(option in done.stdout for option in ("--config", "--set", "--base-dir"))
+    assert all(option in done.stdout for option in ("--config", "--set", "--base-dir", "--limit", "--debug"))
 
 
 def test_help_lists_each_verb_with_its_docstring_and_imports_nothing_heavy() -> None:
@@ -107,7 +107,7 @@ def test_a_run_names_all_extras_that_it_lacks() -> None:
         "import sys; sys.modules.update(ray=None, trl=None, pyserini=None)\n"
         "from aqe.cli import app; app(['run', '--config', 'demo'])"
     )
-    refused(called("-c", code), "ray, trl, pyserini. In a checkout of aqe: pip install '.[ray,train,lucene]'")
+    refused(called("-c", code), "ray, trl, pyserini. In a checkout of aqe: pip install '.[ray,train,lucene]'", 4)
 
 
 def test_the_core_imports_without_the_extras() -> None:
@@ -141,7 +141,7 @@ def test_expand_prints_expansion_and_query(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rate", "line"), [({"ranks_per_second": 9.5}, "3 ranks, 9.5 ranks/s, r"), ({}, "3 ranks, r")])
 def test_a_resumed_ranking_has_no_rate(monkeypatch: pytest.MonkeyPatch, rate: dict[str, float], line: str) -> None:
     ranks = SimpleNamespace(stats={"ranks": 3, **rate}, path=Path("r"))
-    monkeypatch.setattr(cli, "_checked", lambda *_: (None, None))
+    monkeypatch.setattr(cli, "checked", lambda *_: (None, None))
     monkeypatch.setattr(cli, "_connect", lambda: None)
     made: Any = SimpleNamespace(Pipeline=lambda _: SimpleNamespace(ranks=lambda: ranks))
     monkeypatch.setitem(sys.modules, "aqe.pipeline", made)

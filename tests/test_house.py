@@ -52,7 +52,7 @@ MAY_KNOW = {
     # Which stage gets what, and the command line.
     "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample",
     "comparison": "artifact config evaluate pipeline prompts rank report",
-    "check": "align base_model config corpus errors evaluate index prompts sample",
+    "check": "align base_model config corpus errors evaluate index observe prompts sample",
     "cost": "config corpus",
     "cli": "__init__ base_model check comparison config cost errors observe pipeline smollm2",
     "__main__": "cli",

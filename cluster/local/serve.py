@@ -6,18 +6,25 @@ The deployment is serve/smoke.yaml, with the model and, where its run has made t
 queries.
 """
 
+import contextlib
 import json
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from aqe.base_model import check_model
+from aqe.cli import RAISED, quietly
+from aqe.config.data import ModelConfig
 from cluster.local.ray_head import Head, free_ports, ray_head
 
 ROOT = Path(__file__).parents[2]
+#: Between two looks at what became of the service.
+LOOK_SECONDS = 3.0
 
 
 def newest_model() -> str | None:
@@ -83,6 +90,8 @@ def deployment(model: str | None) -> dict[str, Any]:
     if model:
         app["args"]["model"] = model
         path = Path(model).absolute()
+        if path.is_dir():
+            app["args"]["model"] = str(path)  # The replicas work elsewhere.
         if path.is_dir() and (search := search_args(path.parents[1])):
             app["args"]["search"] = search
     if "search" not in app["args"]:
@@ -106,10 +115,45 @@ def serve_on(head: Head, config: dict[str, Any]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([str(Path(sys.executable).parent / "serve"), "run", str(file)], cwd=head.directory, env=env)
 
 
+def failure(head: Head) -> str | None:
+    """Why Serve has given the application up, None while it has not."""
+    request = urllib.request.Request(f"{head.address}/api/serve/applications/", headers=head.headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            applications = json.load(answer)["applications"]
+    except (OSError, ValueError, KeyError):
+        return None  # Serve is not there yet.
+    for application in applications.values():
+        if application["status"] == "DEPLOY_FAILED":
+            said = [deployment["message"] for deployment in application["deployments"].values()]
+            return "\n".join([application["message"], *said])
+    return None
+
+
+def follow(head: Head, process: "subprocess.Popen[bytes]") -> int:
+    """Exit code of `serve run`; 2 where the application cannot start, for which `serve run` would wait for ever."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(LOOK_SECONDS)
+        why = failure(head)
+        if why is not None:
+            ours = [f"{kind}: {message}" for kind, message in RAISED.findall(why)]
+            print(f"The service cannot start. {ours[0] if ours else why}", file=sys.stderr, flush=True)
+            process.terminate()
+            process.wait()
+            return 2
+
+
 def main() -> int:
-    """Exit code of `serve run`."""
+    """Exit code of `serve run`; 2 where what is to be served cannot be."""
+    with quietly():
+        return _main()
+
+
+def _main() -> int:
     model = sys.argv[1] if len(sys.argv) > 1 else newest_model()
     config = deployment(model)
+    check_model(ModelConfig(source=config["applications"][0]["args"]["model"]), "auto")
     host, port = config["http_options"]["host"], config["http_options"]["port"]
     with socket.socket() as probe:
         if probe.connect_ex((host, port)) == 0:
@@ -122,7 +166,7 @@ def main() -> int:
     with ray_head(proxy_env()) as head:
         process = serve_on(head, config)
         try:
-            return process.wait()
+            return follow(head, process)
         except KeyboardInterrupt:
             return process.wait()
 

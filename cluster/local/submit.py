@@ -1,6 +1,8 @@
 """Start a local Ray, submit a job to it with `ray job submit` as one would on a cluster, follow it, stop that Ray.
 
-usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set key=value ...]
+usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set key=value ...] [--limit N] [--debug]
+
+It ends with the job's exit code (`aqe.errors`); `ray job submit` itself ends with 1 whenever a job fails.
 """
 
 import argparse
@@ -42,36 +44,55 @@ NOISE = (
 
 RETRY_SECONDS = 1.0
 
+#: Exit codes of aqe's own errors (`aqe.errors`).
+SAID = (2, 3, 4)
+
 
 def main() -> int:
     """Exit code of the job."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--job", default="run_pipeline")
+    jobs = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+    parser.add_argument("--job", default="run_pipeline", help=", ".join(jobs))
     parser.add_argument("--config", required=True)
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--debug", action="store_true")
     args = parser.parse_args()
+    # Looked at here too, so that a mistake is said before a cluster starts.
+    from aqe.cli import checked, quietly
+    from aqe.config.base import nearest
+    from aqe.errors import ConfigError
+
+    # Ended from outside, or its terminal closed, it ends its Ray too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup has set
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    with quietly(args.debug):
+        if args.job not in jobs:
+            raise ConfigError(
+                f"--job {args.job}: there is no such job.{nearest(args.job, jobs)} There are {', '.join(jobs)}."
+            )
+        config, _ = checked(args.config, args.set, Path.cwd(), args.limit)
+        code = _run(args)
+    if code == 0:
+        print("In this checkout, the command `aqe` is: PYTHONPATH=platform .venv/bin/python -m aqe", flush=True)
+    print(f"The local Ray is stopped. Artifacts: {config.run_dir}", flush=True)
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Exit code of the job, on a Ray that lives as long as it."""
     # The job's working directory is a copy of this project: a file of the user's is named by its whole path.
     named = str(Path(args.config).absolute()) if args.config.endswith((".yaml", ".yml")) else args.config
     options = ["--config", named, "--base-dir", str(Path.cwd())]
     for assignment in args.set:
         options += ["--set", assignment]
-    # The configuration is read here too, so that a mistake costs a second and not a cluster's start.
-    from aqe.config.pipeline import load_config
-    from aqe.errors import AqeError
-
-    try:
-        config = load_config(args.config, args.set, Path.cwd())
-    except AqeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    options += [] if args.limit is None else ["--limit", str(args.limit)]
+    options += ["--debug"] * args.debug
     if args.config in NEEDS:
         free = shutil.disk_usage(Path.cwd()).free / 1e9
         print(f"{args.config}: {NEEDS[args.config]} ({free:.0f} GB free here)", flush=True)
     print("Starting a Ray on this machine ...", flush=True)
-    # Ended from outside, or its terminal closed, it ends its Ray too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup has set
-        signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     started = time.monotonic()
     with ray_head() as head:
         print(
@@ -81,16 +102,8 @@ def main() -> int:
             + shlex.join(options),
             flush=True,
         )
-        try:
-            submit(head, args.job, options, "aqe")
-            code = follow(job_client(head), "aqe")
-        except KeyboardInterrupt:
-            print("\nInterrupted. The same command resumes.", flush=True)
-            code = 130
-    if code == 0:
-        print("In this checkout, the command `aqe` is: PYTHONPATH=platform .venv/bin/python -m aqe", flush=True)
-    print(f"The local Ray is stopped. Artifacts: {config.run_dir}", flush=True)
-    return code
+        submit(head, args.job, options, "aqe")
+        return follow(job_client(head), "aqe")
 
 
 def submit(head: Head, job: str, options: Sequence[str], name: str) -> None:
@@ -132,9 +145,13 @@ def follow(client: Any, job: str) -> int:
             asyncio.run(log.show(client, job))
         status = client.get_job_status(job)
         if status.is_terminal():
-            if status != "SUCCEEDED":
-                print(f"The job ended as {status}: {client.get_job_info(job).message}", file=sys.stderr, flush=True)
-            return int(status != "SUCCEEDED")
+            if status == "SUCCEEDED":
+                return 0
+            info = client.get_job_info(job)
+            # What aqe ended with, it has said itself.
+            if info.driver_exit_code not in SAID:
+                print(f"The job ended as {status}: {info.message}", file=sys.stderr, flush=True)
+            return info.driver_exit_code or 1
         time.sleep(RETRY_SECONDS)
 
 

@@ -1,16 +1,24 @@
 """Everything that can be found wrong before compute is spent."""
 
+import os
+from concurrent.futures import ProcessPoolExecutor
+from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 
 from aqe.align.check import check_align, check_lora
 from aqe.base_model import Checked, check_model
+from aqe.config.align import AlignConfig
 from aqe.config.base import Config
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PromptConfig
 from aqe.config.sources import SPLITS, AnseriniCorpus, ReverseDictionary, ReverseDictionaryQueries, origins
 from aqe.corpus import contract, formats
-from aqe.errors import ConfigError, InputError
+from aqe.corpus.script import other_script
+from aqe.errors import ConfigError, DataError, InputError
 from aqe.index.jvm import anserini_jar, java_home
+from aqe.index.lucene import check_language
+from aqe.observe.progress import say
 from aqe.prompts import check_prompt, render, resolve, token_ids
 from aqe.sample.engine import refusal
 from aqe.sample.load import choose_engine, cpu_build
@@ -21,10 +29,15 @@ def check(config: PipelineConfig) -> Checked | None:
 
     Returns the model that was looked at, None for a packaged one.
     """
+    _writable(config.run_dir)
     _readable(config)
+    _language(config)
     if config.index.path is not None and not list(config.index.path.glob("segments_*")):
         raise InputError(f"index.path: {config.index.path} is not a Lucene index (it has no file segments_...)")
     _fits(config)
+    stages = "_".join(config.align.stages)
+    if config.align.stages != AlignConfig().stages and config.models != (stages,):
+        say(f"align.stages is what `aqe align` trains ({stages}); `aqe run` trains models: {', '.join(config.models)}.")
     java_home()
     anserini_jar()
     checked = check_model(config.model, config.engine.name)
@@ -44,6 +57,34 @@ def check(config: PipelineConfig) -> Checked | None:
     return checked
 
 
+def _writable(run_dir: Path) -> None:
+    """A directory can be made there, and files in it."""
+    there = next(path for path in (run_dir, *run_dir.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"runs_dir: {there} is a file, so {run_dir} cannot be made. Name a directory.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"runs_dir: {there} cannot be written, so {run_dir} cannot be made. Name another directory.")
+
+
+def _language(config: PipelineConfig) -> None:
+    """The analyzer is there; and where passages are plainly of another script, that is said."""
+    language = config.index.language
+    if language != "en":
+        # A JVM stays with its process, and Ray and a JVM bear each other badly in one.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+            apart.submit(check_language, language, config.index.jvm_heap).result()
+        return
+    if isinstance(config.corpus, AnseriniCorpus | ReverseDictionary):
+        return
+    other = other_script(contract.first_texts(formats.passages(config.corpus)))
+    if other is not None:
+        script, languages = other
+        say(
+            f"warning: most letters of the first passages are {script}, and index.language is en: the English analyzer "
+            f"cuts such texts badly. Set index.language to {' or '.join(languages)}."
+        )
+
+
 def _readable(config: PipelineConfig) -> None:
     """Each source is there, and its first rows have the columns that are needed."""
     if config.queries.all is None:
@@ -52,6 +93,12 @@ def _readable(config: PipelineConfig) -> None:
         asked = [("queries.all", source) for source in config.queries.sources("train")]
     for key, source in [("corpus", config.corpus), *asked]:
         _exist(key, source)
+    for (key, source), (other, same) in combinations(asked, 2):
+        if source == same and key != other:
+            raise DataError(
+                f"{key} and {other} are the same queries: what trains cannot test. Name another file, or deal one out: "
+                "queries: {all: ..., split: {train: 0.8, dev: 0.1, test: 0.1}}."
+            )
     if any(isinstance(one, ReverseDictionary | ReverseDictionaryQueries) for _, one in [("", config.corpus), *asked]):
         from aqe.corpus.reverse_dictionary import check_packages
 
@@ -66,7 +113,7 @@ def _readable(config: PipelineConfig) -> None:
             read = formats.queries(source, origin if isinstance(origin, Path) else None)
             there = contract.probe(read, "queries")
             if judged is None and not there & {"answers", "positives"}:
-                raise InputError(f"{key}: {origin} does not say what is relevant. {contract.unjudged(read)}")
+                raise DataError(f"{key}: {origin} does not say what is relevant. {contract.unjudged(read)}")
 
 
 def _exist(key: str, source: Config) -> None:
@@ -122,3 +169,5 @@ def _prompts(config: PipelineConfig) -> list[PromptConfig]:
 def _exists(key: str, path: Path) -> None:
     if not path.exists():
         raise InputError(f"{key}: {path} does not exist. Relative paths are below --base-dir (default: where you are).")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{key}: {path} may not be read by this user. Change its permissions, or name a copy.")

@@ -1,11 +1,14 @@
 """The command `aqe`: a verb for each stage, which jobs/ share, and what looks before and after a run."""
 
 import contextlib
+import errno
 import os
+import re
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
+from aqe.config.pipeline import PRESETS, PipelineConfig, limited, load_config
 from aqe.config.sources import SPLITS
-from aqe.errors import AqeError, ConfigError, DependencyError
+from aqe.errors import KINDS, AqeError, ConfigError, DependencyError, StorageError
 from aqe.observe.progress import duration, say
 
 if TYPE_CHECKING:
@@ -44,6 +47,14 @@ BaseDir = Annotated[
     Path | None, typer.Option("--base-dir", help="Relative paths are below this directory (default: where you are).")
 ]
 
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="At most so many queries of each source: for a quick try.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+
+#: How Ray writes an error of ours that was raised where an actor starts: it hands on its text alone.
+RAISED = re.compile(r"^aqe\.errors\.(\w+): (.+)$", re.MULTILINE)
+
 # Rich's own markup would take [rsft, dpo] in a docstring for a style.
 _program = partial(typer.Typer, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -53,8 +64,11 @@ app = _program(
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence the libraries, and say a user's error in one line, with the exit code 2."""
+def quietly(debug: bool = False) -> Iterator[None]:
+    """Silence the libraries, and say a user's error in one line, with its exit code (`aqe.errors`).
+
+    `debug` shows the traceback too. What is no error of the user's keeps it: that is a fault to report.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ |= {name: value for name, value in QUIET.items() if name not in os.environ}
     if not Path("/dev/nvidiactl").exists():
@@ -62,16 +76,45 @@ def _quietly() -> Iterator[None]:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         yield
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command resumes: what is finished is kept.", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
     except Exception as error:
-        # An error of a Ray task carries the one that it was raised for.
-        cause = getattr(error, "cause", error)
-        if not isinstance(cause, AqeError):
+        said = _ours(error)
+        if said is None:
             raise
-        print(f"{type(cause).__name__}: {cause}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        if debug:
+            traceback.print_exc()
+        kind, message = said
+        print(f"{kind.__name__}: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(kind.exit_code) from None
 
 
-def _checked(name: str, overrides: list[str], base_dir: Path | None) -> tuple[PipelineConfig, "Checked | None"]:
+def _ours(error: BaseException) -> tuple[type[AqeError], str] | None:
+    """(kind, message) of the error of aqe's that another one was raised for, or None.
+
+    A Ray task's error carries its cause; that of an actor that could not start has it in its text alone.
+    """
+    seen: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in seen:
+        seen.append(one)
+        if isinstance(one, AqeError):
+            return type(one), str(one)
+        cause = getattr(one, "cause", None)
+        one = cause if isinstance(cause, BaseException) else one.__cause__ or one.__context__
+    for one in seen:
+        for name, message in RAISED.findall(str(one)):
+            if name in KINDS:
+                return KINDS[name], message
+        if isinstance(one, OSError) and one.errno == errno.ENOSPC:
+            return StorageError, f"no space is left ({one}). Make room and run again: what is finished is kept."
+    return None
+
+
+def checked(
+    name: str, overrides: Sequence[str], base_dir: Path | None, limit: int | None
+) -> tuple[PipelineConfig, "Checked | None"]:
     """The configuration and its model, after all has been looked at that can be found wrong before compute."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and base_dir is None:
         raise ConfigError(
@@ -79,6 +122,10 @@ def _checked(name: str, overrides: list[str], base_dir: Path | None) -> tuple[Pi
             "relative paths, runs/ among them, are to lie: --base-dir /a/directory/that/all/nodes/share"
         )
     config = load_config(name, overrides, base_dir)
+    if limit is not None:
+        config = limited(config, limit)
+    if config.run_dir.name != Path(name).stem:
+        say(f"{name}: the run is called {config.name}")
     missing = {package: extra for package, extra in NEEDS.items() if find_spec(package) is None}
     if missing:
         raise DependencyError(
@@ -115,20 +162,26 @@ def _connect() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-Verb = Callable[[str, list[str], Path | None], None]
+Verb = Callable[[str, list[str], Path | None, int | None, bool], None]
 
 
 def verb(stage: Callable[["Pipeline"], None]) -> Verb:
     """Make `stage` a command of its name: it gets the pipeline that the command line describes."""
 
-    def command(config: ConfigName, set_: Overrides = [], base_dir: BaseDir = None) -> None:  # noqa: B006
+    def command(
+        config: ConfigName,
+        set_: Overrides = [],  # noqa: B006
+        base_dir: BaseDir = None,
+        limit: Limit = None,
+        debug: Debug = False,
+    ) -> None:
         started = time.monotonic()
-        with _quietly():
-            checked, _ = _checked(config, set_, base_dir)
+        with quietly(debug):
+            configured, _ = checked(config, set_, base_dir, limit)
             _connect()
             from aqe.pipeline import Pipeline
 
-            stage(Pipeline(checked))
+            stage(Pipeline(configured))
         say(f"done in {duration(time.monotonic() - started)}")
 
     command.__doc__ = stage.__doc__
@@ -223,25 +276,32 @@ def evaluate(pipeline: "Pipeline") -> None:
 
 
 @app.command()
-def check(config: ConfigName, set_: Overrides = [], base_dir: BaseDir = None) -> None:  # noqa: B006
+def check(
+    config: ConfigName,
+    set_: Overrides = [],  # noqa: B006
+    base_dir: BaseDir = None,
+    limit: Limit = None,
+    debug: Debug = False,
+) -> None:
     """Find what would stop a run, before it costs anything, and say what it takes at most."""
-    with _quietly():
-        checked, model = _checked(config, set_, base_dir)
+    with quietly(debug):
+        configured, model = checked(config, set_, base_dir, limit)
         from aqe.cost import cost
         from aqe.smollm2 import PARAMETERS
 
-        for line in cost(checked, PARAMETERS if model is None else model.parameters).lines():
+        for line in cost(configured, PARAMETERS if model is None else model.parameters).lines():
             say(line)
-        say(f"{config}: all is well; a run's artifacts lie in {checked.run_dir}")
+        say(f"{config}: all is well; a run's artifacts lie in {configured.run_dir}")
 
 
 @app.command()
 def expand(
     model: Annotated[str, typer.Argument(help="A model's directory, a hub id, or package:NAME.")],
     query: Annotated[str, typer.Argument()],
+    debug: Debug = False,
 ) -> None:
     """What an aligned model adds to a query, and the query to search with."""
-    with _quietly():
+    with quietly(debug):
         from aqe import Expander
 
         expansion = Expander.load(model).expand(query)

@@ -14,7 +14,8 @@ class _BreakingClient:
 
     LOG = "(task pid=7) one\n\ntwo\nlogging.cc: noise\nthree\n"
 
-    def __init__(self, ends: str) -> None:
+    def __init__(self, ends: str, exit_code: int | None) -> None:
+        self.exit_code = exit_code
         self.streams = [5, 25, len(self.LOG)]
         self.ends = ends
         self.status = JobStatus.RUNNING
@@ -31,15 +32,21 @@ class _BreakingClient:
         return self.status
 
     def get_job_info(self, job: str) -> JobDetails:
-        return JobDetails(type=JobType.SUBMISSION, entrypoint="", status=self.status, message="why")
+        return JobDetails(
+            type=JobType.SUBMISSION, entrypoint="", status=self.status, message="why", driver_exit_code=self.exit_code
+        )
 
 
-@pytest.mark.parametrize(("ends", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("STOPPED", 1)])
+@pytest.mark.parametrize(
+    ("ends", "exited", "code"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 1, 1), ("FAILED", 3, 3), ("FAILED", None, 1), ("STOPPED", None, 1)],
+)
 def test_a_broken_log_stream_is_taken_up_again(
-    ends: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ends: str, exited: int | None, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(submit, "RETRY_SECONDS", 0)
-    assert submit.follow(_BreakingClient(ends), "aqe") == code
+    assert submit.follow(_BreakingClient(ends, exited), "aqe") == code
     said = capsys.readouterr()
     assert said.out == "one\n\ntwo\nthree\n"
-    assert (said.err == "") == (ends == "SUCCEEDED")
+    # Its own errors the job has said itself.
+    assert (said.err == "") == (code in (0, 3))

@@ -1,7 +1,7 @@
 """What all configuration models share: frozen, and unknown keys are refused, with the nearest valid one."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -32,7 +32,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             meant = nearest(problem.get("ctx", {}).get("tag", problem.get("input")), _choices(loc, model))
             said = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {said} (it is {problem.get('input')!r:.80}).{meant}")
+            given = problem.get("input")
+            # Nobody wants to read a whole section of his own file.
+            it_is = "" if isinstance(given, Mapping | BaseModel) else f" (it is {given!r:.80})"
+            lines.append(f"{key}: {said}{it_is}.{meant}")
     return "; ".join(dict.fromkeys(lines))
 
 

@@ -1,5 +1,7 @@
 """The whole configuration, and how it is read: defaults, then a preset or file, then `--set key.path=value`."""
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +15,7 @@ from aqe.config.data import IndexConfig, ModelConfig, is_path
 from aqe.config.evaluate import EvaluateConfig
 from aqe.config.rank import PreferConfig, RankConfig
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
-from aqe.config.sources import CorpusConfig, FromHub, SplitsConfig
+from aqe.config.sources import SPLITS, CorpusConfig, FromHub, SplitsConfig
 from aqe.errors import ConfigError
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -59,8 +61,8 @@ class PriceConfig(Config):
 class PipelineConfig(Config):
     """One run of the loop."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    """Artifacts lie in `runs_dir`/`name`."""
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    """Artifacts lie in `runs_dir`/`name`. Where it is not given, the file's name without what a name may not have."""
     runs_dir: Path = Path("runs")
     model: ModelConfig = ModelConfig()
     corpus: CorpusConfig
@@ -131,6 +133,26 @@ class PipelineConfig(Config):
         return self.prompt if self.sample.prompt is None else self.sample.prompt
 
 
+def _run_name(stem: str) -> str:
+    """A file's name as a run's: letters without their accents, digits, and one - for whatever else stands there."""
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-") or "run"
+
+
+def limited(config: PipelineConfig, number: int) -> PipelineConfig:
+    """The same with at most `number` queries of each source."""
+
+    def fewer(sources: Any) -> Any:
+        if isinstance(sources, tuple):
+            return tuple(map(fewer, sources))
+        if sources is None:
+            return None
+        return sources.model_copy(update={"limit": min(sources.limit or number, number)})
+
+    update = {name: fewer(getattr(config.queries, name)) for name in (*SPLITS, "all")}
+    return config.model_copy(update={"queries": config.queries.model_copy(update=update)})
+
+
 def _override(tree: dict[str, Any], assignment: str) -> None:
     key, sign, value = assignment.partition("=")
     if not sign or not key:
@@ -187,10 +209,10 @@ def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None 
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold keys and values at its top level, not {type(tree).__name__}")
-    tree.setdefault("name", path.stem)
+    tree.setdefault("name", _run_name(path.stem))
     for assignment in overrides:
         _override(tree, assignment)
     try:

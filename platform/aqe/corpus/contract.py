@@ -10,7 +10,7 @@ from typing import Any
 from aqe.corpus.columns import Names, as_text, as_texts
 from aqe.corpus.formats import Source
 from aqe.corpus.rows import Flaw, RawRow
-from aqe.errors import InputError
+from aqe.errors import DataError
 
 #: Bytes of the longest term that Lucene indexes, and a docid is one.
 LONGEST_DOCID = 32_766
@@ -110,7 +110,7 @@ NEEDED: Mapping[str, tuple[tuple[str, ...], ...]] = {
 
 
 def probe(source: Source, kind: str) -> set[str]:
-    """Which of our columns the first rows have. InputError where one that is needed is in none of them.
+    """Which of our columns the first rows have. DataError where one that is needed is in none of them.
 
     Reads LOOKED_AT rows, so it is soon done before anything else is.
     """
@@ -128,9 +128,7 @@ def probe(source: Source, kind: str) -> set[str]:
         if looked == LOOKED_AT:
             break
     if looked and not there:
-        raise InputError(
-            f"{first}: none of its first {looked} rows can be read: {counted(flaws)}. Is the format right?"
-        )
+        raise DataError(f"{first}: none of its first {looked} rows can be read: {counted(flaws)}. Is the format right?")
     for any_of in NEEDED[kind]:
         if looked and not ours & set(any_of):
             name = " or ".join(any_of)
@@ -138,8 +136,14 @@ def probe(source: Source, kind: str) -> set[str]:
             hint = f"Did you mean {near!r}? Say so: columns: {{{any_of[0]}: {near}}}." if near else (
                 f"Say which column it is: columns: {{{any_of[0]}: ...}}."
             )  # fmt: skip
-            raise InputError(f"{first}: no column is {name}. There are {', '.join(there) or 'none'}. {hint}")
+            raise DataError(f"{first}: no column is {name}. There are {', '.join(there) or 'none'}. {hint}")
     return ours
+
+
+def first_texts(source: Source) -> list[str]:
+    """Titles and texts of the first passages."""
+    rows = (passage(row, source.names) for _, row in islice(_rows(source), LOOKED_AT) if isinstance(row, dict))
+    return [f"{row['title']} {row['text']}" for row in rows if isinstance(row, dict)]
 
 
 def unjudged(source: Source) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import ijson  # type: ignore[import-untyped]
 
 from aqe.corpus.rows import Flaw, Part, RawRow
-from aqe.errors import InputError
+from aqe.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Questions:
                 for number, row in enumerate(ijson.items(stream, "item", use_float=True), 1):
                     yield f"{self.file}:{number}", _question(row)
             except ijson.JSONError as error:
-                raise InputError(
+                raise DataError(
                     f"{self.file} is no JSON array of questions as DPR writes it; something is wrong after question "
                     f"{number}: {error}"
                 ) from None

@@ -28,7 +28,7 @@ import regex  # type: ignore[import-untyped]
 
 from aqe import records
 from aqe.artifact import GROUP_ROWS, parquet_files, write_parquet
-from aqe.errors import InputError
+from aqe.errors import DataError
 
 #: Raise it when judging gives anything else for the same input than before: its artifacts are named by it.
 VERSION = 2
@@ -109,7 +109,7 @@ class Patterns:
     """Finds which of many queries' regular expressions match a text, as DPR does."""
 
     def __init__(self, answers: Sequence[Iterable[str]]) -> None:
-        """`answers[i]` are the expressions of query i. InputError for one that is none."""
+        """`answers[i]` are the expressions of query i. DataError for one that is none."""
         self._patterns = [[pattern(answer) for answer in of if answer] for of in answers]
 
     def find(self, text: str) -> list[int]:
@@ -119,12 +119,12 @@ class Patterns:
 
 
 def pattern(answer: str) -> Any:
-    """A compiled answer. InputError where it is no regular expression."""
+    """A compiled answer. DataError where it is no regular expression."""
     try:
         flags = regex.IGNORECASE | regex.MULTILINE
         return regex.compile(unicodedata.normalize("NFD", answer), flags)
     except regex.error as error:
-        raise InputError(
+        raise DataError(
             f"the answer {answer!r} is no regular expression ({error}). Mend it, or choose answers: {{match: dpr}}."
         ) from None
 
@@ -133,7 +133,7 @@ def _matches(compiled: Any, text: str) -> bool:
     try:
         return compiled.search(text, timeout=_PATTERN_SECONDS) is not None
     except TimeoutError:
-        raise InputError(
+        raise DataError(
             f"the answer {compiled.pattern!r} takes more than {_PATTERN_SECONDS:g} s for one passage, as expressions "
             "with nested repetitions do. Mend it."
         ) from None

@@ -23,7 +23,7 @@ from aqe.corpus import contract, formats
 from aqe.corpus.columns import Names
 from aqe.corpus.formats import Part, Source
 from aqe.corpus.rows import Flaw, RawRow
-from aqe.errors import AqeError, InputError
+from aqe.errors import KINDS, AqeError, DataError
 
 if TYPE_CHECKING:
     from aqe.nodes import Nodes
@@ -39,7 +39,7 @@ STAGE = "corpus"
 def read_corpus(config: CorpusConfig, dead: list[dict[str, str]]) -> Iterator[pa.Table]:
     """Tables of at most SHARD_ROWS rows of records.CORPUS, in order; what is set aside is appended to `dead`.
 
-    Memory holds one table and the docids (some 100 bytes each). InputError for files that are missing, unreadable or
+    Memory holds one table and the docids (some 100 bytes each). DataError for files that are missing, unreadable or
     without a column that is needed.
     """
     source = formats.passages(config)
@@ -86,7 +86,7 @@ def write_corpus(
     the `index` that it was read from, if it was one.
 
     Starts from nothing: what an unfinished run left is removed. Needs a connection to Ray; `java` gives what a
-    worker starts with that reads with a JVM. InputError when no passage remains.
+    worker starts with that reads with a JVM. DataError when no passage remains.
     """
     for name in ("data", "places", "set_aside"):
         shutil.rmtree(out / name, ignore_errors=True)
@@ -104,7 +104,7 @@ def write_corpus(
     passages = sum(pq.read_metadata(path).num_rows for path in sorted((out / "data").glob("*.parquet")))
     if not passages:
         reasons = contract.counted(Counter(dead["reason"].to_pylist()))
-        raise InputError(f"corpus: no passage is left of {_said(config)}: {reasons or 'it is empty'}.")
+        raise DataError(f"corpus: no passage is left of {_said(config)}: {reasons or 'it is empty'}.")
     # An index that stores its passages is what is searched, too.
     index = {"index": str(source.paths[0])} if isinstance(config, AnseriniCorpus) else {}
     return {"passages": passages, "dead": dead.num_rows, **index}
@@ -131,8 +131,8 @@ def _read_all(out: Path, source: Source, nodes: "Nodes", env: Mapping[str, str])
         runtime_env={"env_vars": dict(env)},
     )
     for row in done.iter_rows():
-        if row["error"]:
-            raise InputError(row["error"])
+        if row["kind"]:
+            raise KINDS[row["kind"]](row["error"])
 
 
 def _read_part(batch: pa.Table, out: str, shared: list[Any]) -> pa.Table:
@@ -144,10 +144,10 @@ def _read_part(batch: pa.Table, out: str, shared: list[Any]) -> pa.Table:
     for number in batch["part"].to_pylist():
         try:
             write_part(Path(out), number, parts[number], names)
-            errors.append("")
+            errors.append({"kind": "", "error": ""})
         except AqeError as error:
-            errors.append(str(error))
-    return pa.table({"error": errors})
+            errors.append({"kind": type(error).__name__, "error": str(error)})
+    return pa.Table.from_pylist(errors)
 
 
 def write_part(out: Path, number: int, part: Part, names: Names) -> None:

@@ -28,7 +28,7 @@ from aqe.corpus import contract, formats
 from aqe.corpus.formats import Source
 from aqe.corpus.rows import Flaw, RawRow
 from aqe.corpus.split import deal, same_question
-from aqe.errors import InputError
+from aqe.errors import DataError
 
 #: Raise it when the same files give other queries than before: their artifacts are named by it.
 VERSION = 4
@@ -40,7 +40,7 @@ def read_queries(*sources: QuerySource, stage: str = "queries") -> tuple[pa.Tabl
     """(records.QUERIES, records.DEAD_LETTERS). `order`, `skip` and `limit` hold for each file by itself.
 
     What several paths or sources hold is dealt out in turn, so that the first queries are a fair sample of all.
-    InputError for files that are missing, unreadable or without a column that is needed.
+    DataError for files that are missing, unreadable or without a column that is needed.
     """
     dead: Dead = []
     seen: set[str] = set()
@@ -164,7 +164,7 @@ def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
 
     A query whose qid or question is also in a later split (train < dev < test) is taken out of the earlier one and set
     aside: nothing that is reported on was trained on. So is a question that another dataset of its split asks before:
-    pools of datasets hold it once. InputError when a split is empty.
+    pools of datasets hold it once. DataError when a split is empty.
     """
     read = _dealt(splits) if splits.all is not None else {split: _read(splits, split) for split in SPLITS}
     taken: dict[tuple[str, str], Split] = {}
@@ -175,7 +175,7 @@ def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
         kept, shared = _apart(queries, split, splits.datasets(split), taken)
         if not kept:
             unusable = contract.counted(Counter(dead["reason"].to_pylist()))
-            raise InputError(
+            raise DataError(
                 f"queries.{split}: no query is left of {queries.num_rows:,}; "
                 f"{contract.counted(Counter(one['reason'] for one in shared)) or 'none was read'}"
                 f"{f'; set aside before: {unusable}' if unusable else ''}."

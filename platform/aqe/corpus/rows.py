@@ -22,7 +22,7 @@ from typing import IO, Any, Literal, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aqe.errors import InputError
+from aqe.errors import DataError
 
 Form = Literal["parquet", "jsonl", "csv", "tsv"]
 RawRow = dict[str, Any]
@@ -78,14 +78,14 @@ class Part:
         """(place, row) in order; the place is `file:line` or `file:row`, both from 1.
 
         Of Parquet only the columns `wanted` are read. A line that is no row comes as a Flaw; blank lines are nothing.
-        InputError for a file that is damaged, or not of its form at all.
+        DataError for a file that is damaged, or not of its form at all.
         """
         with self.told():
             for number, row in self._numbered(wanted):
                 yield f"{self.where}:{number}", row
 
     def lines(self) -> Iterator[tuple[str, "str | Flaw"]]:
-        """(place, line without its end) in order; blank lines are nothing. InputError as in `rows`."""
+        """(place, line without its end) in order; blank lines are nothing. DataError as in `rows`."""
         with self.told(), self.open() as stream:
             for number, line in self._lines(stream):
                 if line.strip():
@@ -97,11 +97,11 @@ class Part:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """InputError in place of what goes wrong while its bytes are read."""
+        """DataError in place of what goes wrong while its bytes are read."""
         try:
             yield
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
-            raise InputError(
+            raise DataError(
                 f"{self.where} cannot be read as {self.form} ({error}). Is it complete, and of that format?"
             ) from error
 
@@ -177,7 +177,7 @@ class Part:
 
 
 def parts(file: Path, form: Form, names: tuple[str, ...] | None = None, quoted: bool | None = None) -> list[Part]:
-    """The parts of a file in order. InputError where it is not what its form says, as far as its beginning tells.
+    """The parts of a file in order. DataError where it is not what its form says, as far as its beginning tells.
 
     `quoted`: by default for CSV, not for TSV.
     """
@@ -199,7 +199,7 @@ def _parquet_parts(file: Path) -> list[Part]:
     try:
         about = pq.read_metadata(file)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file} cannot be read as parquet ({error}). Is it complete, and of that format?") from error
+        raise DataError(f"{file} cannot be read as parquet ({error}). Is it complete, and of that format?") from error
     sizes = accumulate((about.row_group(i).total_byte_size for i in range(about.num_row_groups)), initial=0)
     starts, begun = [], -PART_BYTES
     for group, before in enumerate(sizes):
@@ -220,32 +220,32 @@ def _with_header(part: Part) -> Part:
             at += len(line)
             for _, names in _plain([(1, line.removeprefix(BOM))], DELIMITER[part.form]):
                 if isinstance(names, Flaw):
-                    raise InputError(f"{part.file}: its first line is {names.reason}; it must name the columns.")
+                    raise DataError(f"{part.file}: its first line is {names.reason}; it must name the columns.")
                 return replace(part, start=at, names=tuple(name.strip() for name in names))
     return part
 
 
 def check_text(part: Part) -> None:
-    """InputError where the first bytes say that it is no text of this form: UTF-16, Parquet, compressed, an array."""
+    """DataError where the first bytes say that it is no text of this form: UTF-16, Parquet, compressed, an array."""
     try:
         with part.open() as stream:
             head = stream.read(4096)
     except (OSError, EOFError, zipfile.BadZipFile, pa.ArrowException) as error:
-        raise InputError(f"{part.file} cannot be read ({error}). Is it complete, and what its name says?") from error
+        raise DataError(f"{part.file} cannot be read ({error}). Is it complete, and what its name says?") from error
     for mark, encoding in OTHER_MARKS.items():
         if head.startswith(mark):
-            raise InputError(f"{part.file} is {encoding}. Write it as UTF-8: iconv -f {encoding} -t UTF-8.")
+            raise DataError(f"{part.file} is {encoding}. Write it as UTF-8: iconv -f {encoding} -t UTF-8.")
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
-            raise InputError(f"{part.file} holds {kind} data, not {part.form} text. Mend its format or its name's end.")
+            raise DataError(f"{part.file} holds {kind} data, not {part.form} text. Mend its format or its name's end.")
     if part.form == "jsonl" and head.removeprefix(BOM).lstrip().startswith(b"["):
-        raise InputError(
+        raise DataError(
             f"{part.file} is a JSON array, not a row a line. Make it one: jq -c '.[]' {part.file.name} > rows.jsonl"
         )
 
 
 def split_lines(stream: IO[bytes], where: str) -> Iterator[bytes]:
-    """Lines of what is left of a stream, with their ends. InputError for one that is longer than LONGEST_LINE."""
+    """Lines of what is left of a stream, with their ends. DataError for one that is longer than LONGEST_LINE."""
     rest: list[bytes] = []
     held = 0
     while block := stream.read(BLOCK):
@@ -262,7 +262,7 @@ def split_lines(stream: IO[bytes], where: str) -> Iterator[bytes]:
             rest.append(last)
             held += len(last)
         if held > LONGEST_LINE:
-            raise InputError(f"{where} has a line of more than {LONGEST_LINE:,} bytes. Is it of that format?")
+            raise DataError(f"{where} has a line of more than {LONGEST_LINE:,} bytes. Is it of that format?")
     yield from b"".join(rest).splitlines(keepends=True)
 
 

@@ -18,7 +18,7 @@ from aqe.config.sources import (
     origins,
 )
 from aqe.corpus import contract, formats, judge, passages, queries
-from aqe.errors import InputError
+from aqe.errors import DataError
 from aqe.index import jvm
 from aqe.nodes import on_node
 from aqe.observe import metrics
@@ -109,7 +109,7 @@ def _counted(run: Run, stage: str, out: Path, stats: Mapping[str, int], *kept: s
 def judge_queries(run: Run, *, split: Split, corpus: Artifact, queries: Artifact) -> Artifact:
     """queries.parquet (records.JUDGED) and qrels.parquet of a split.
 
-    Queries without a relevant passage are set aside and counted. InputError when no query has one.
+    Queries without a relevant passage are set aside and counted. DataError when no query has one.
     """
     source = queries.path / f"{split}.parquet"
 
@@ -127,7 +127,7 @@ def judge_queries(run: Run, *, split: Split, corpus: Artifact, queries: Artifact
         build=build,
     )
     if not judged.stats["judged"]:
-        raise InputError(
+        raise DataError(
             f"queries.{split}: none of its {judged.stats['queries']} queries has a relevant passage in the corpus. "
             "Its `positives` must be docids of this corpus, or its `answers` must stand in a passage."
         )

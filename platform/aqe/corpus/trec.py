@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aqe.corpus.rows import Flaw, Part, RawRow
-from aqe.errors import InputError
+from aqe.errors import DataError
 
 #: Begins a topic, in both of TREC's markups.
 _TOPIC = re.compile(r"<(top|topic)\b([^>]*)>(.*?)(?=</\1\s*>|<\1\b|\Z)", re.DOTALL | re.IGNORECASE)
@@ -28,18 +28,18 @@ class Topics:
     field: str = "title"
 
     def rows(self, wanted: Container[str]) -> Iterator[tuple[str, RawRow | Flaw]]:
-        """(place, row). InputError where there is no topic at all."""
+        """(place, row). DataError where there is no topic at all."""
         try:
             with Part(self.file, "tsv").open() as stream:
                 text = stream.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.file} is not UTF-8 ({error}). Write it as UTF-8.") from None
+            raise DataError(f"{self.file} is not UTF-8 ({error}). Write it as UTF-8.") from None
         found = False
         for line, row in self._tagged(text) if _TOPIC.search(text) else self._lines(text):
             found = True
             yield f"{self.file}:{line}", row
         if not found:
-            raise InputError(f"{self.file} holds no topic: neither <top> or <topic> tags nor lines of `number:text`.")
+            raise DataError(f"{self.file} holds no topic: neither <top> or <topic> tags nor lines of `number:text`.")
 
     def _tagged(self, text: str) -> Iterator[tuple[int, RawRow | Flaw]]:
         at, line = 0, 1

@@ -60,12 +60,20 @@ class Expander:
         return cls(make_engine(name, str(recipe.path), config, sampling), recipe)
 
     def expand(self, query: str) -> Expansion:
-        """Expand one query. Raises InputError when it is empty, or too long for the model."""
+        """Expand one query. Raises InputError when it is no text, empty, or too long for the model."""
+        if not isinstance(query, str):
+            raise InputError(f"expand takes one query, a text, not {type(query).__name__}; expand_many takes several.")
         return self.expand_many([query])[0]
 
     def expand_many(self, queries: Sequence[str]) -> list[Expansion]:
         """Expand queries together, which is faster than one by one; in their order. Raises as `expand` does."""
+        if isinstance(queries, str):
+            raise InputError("expand_many takes a list of queries, not one text; expand takes one.")
         for i, query in enumerate(queries):
+            if not isinstance(query, str):
+                raise InputError(
+                    f"query {i + 1} of {len(queries)} is no text but {type(query).__name__}: {query!r:.80}"
+                )
             if not query.strip():
                 at = f" (number {i + 1} of {len(queries)})" if len(queries) > 1 else ""
                 raise InputError(f"the query{at} is empty: there is nothing to expand. Give at least one word.")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aqe.config.data import IndexConfig
-from aqe.errors import ArtifactError, InputError
+from aqe.errors import ArtifactError, DataError
 from aqe.impacts.scorer import Scorer, ShardScorer
 from aqe.impacts.terms import TermCounts, count_terms
 from aqe.index.analysis import Analyze, query_analyzer
@@ -39,7 +39,7 @@ class GoldRanker:
             scores = np.where(np.isnan(scores), of_part, scores)
         if np.isnan(scores).any():
             missing = docids[int(np.isnan(scores).any(axis=0).argmax())]
-            raise InputError(
+            raise DataError(
                 f"the relevant passage {missing!r} is not in the index. The qrels belong to another corpus, or the "
                 "index was built from a part of it: run judge_queries and build_index on the same corpus."
             )

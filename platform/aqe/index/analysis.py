@@ -21,7 +21,7 @@ def needs_java(language: str) -> bool:
 def query_analyzer(language: str, heap: str) -> Analyze:
     """Terms of a text as Anserini's index of this language has them; starts this process' JVM for all but English.
 
-    Raises InputError for a language that Anserini has no analyzer for.
+    Raises ConfigError for a language that Anserini has no analyzer for.
     """
     if not needs_java(language):
         from aqe.index.english import analyze

