@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -194,6 +195,14 @@ def test_a_limit_takes_fewer_queries_of_each_source(here: Path) -> None:
     with patch.dict(os.environ):
         done = CliRunner().invoke(cli.app, ["check", "--config", "mine.yaml", *options, "--limit", "5"])
     assert "train 5, dev 5, test 5 queries at most" in done.stdout
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    code, _, error = check()
+    assert code == 4 and "runs_dir: this run takes some" in error and "0.0 GB left" in error
 
 
 def test_a_job_runs_without_pythonpath() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -137,6 +138,25 @@ def checked(
     return config, check(config)
 
 
+def _plan(config: PipelineConfig, model: "Checked | None") -> None:
+    """Say what a run takes. StorageError where the disk cannot hold the half of it: it is an estimate."""
+    from aqe.cost import cost
+    from aqe.smollm2 import PARAMETERS
+
+    plan = cost(config, PARAMETERS if model is None else model.parameters)
+    for line in plan.lines():
+        say(line)
+    there = next(path for path in (config.run_dir, *config.run_dir.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < plan.disk / 2:
+        raise StorageError(
+            f"runs_dir: this run takes some {plan.disk / 1e9:.1f} GB, and {there} has {free / 1e9:.1f} GB left. Make "
+            "room, or name a directory on another disk."
+        )
+    if free < plan.disk:
+        say(f"warning: {there} has {free / 1e9:.1f} GB left, which may be too little")
+
+
 def _connect() -> None:
     """Join the cluster that RAY_ADDRESS names (as inside `ray job submit`), or start Ray on this machine."""
     import logging
@@ -177,7 +197,9 @@ def verb(stage: Callable[["Pipeline"], None]) -> Verb:
     ) -> None:
         started = time.monotonic()
         with quietly(debug):
-            configured, _ = checked(config, set_, base_dir, limit)
+            configured, model = checked(config, set_, base_dir, limit)
+            if stage.__name__ == "run":
+                _plan(configured, model)
             _connect()
             from aqe.pipeline import Pipeline
 
@@ -286,11 +308,7 @@ def check(
     """Find what would stop a run, before it costs anything, and say what it takes at most."""
     with quietly(debug):
         configured, model = checked(config, set_, base_dir, limit)
-        from aqe.cost import cost
-        from aqe.smollm2 import PARAMETERS
-
-        for line in cost(configured, PARAMETERS if model is None else model.parameters).lines():
-            say(line)
+        _plan(configured, model)
         say(f"{config}: all is well; a run's artifacts lie in {configured.run_dir}")
 
 

@@ -8,13 +8,29 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
-from aqe.config.sources import SPLITS, Split
+from aqe.config.sources import SPLITS, FileCorpus, LaidOutCorpus, Split
 from aqe.corpus.queries import count
 
 #: Tokens of a prompt, the query in it: what the presets' prompts have. A guess for others.
 PROMPT_TOKENS = 40
 #: Floating-point operations a parameter and token of a training step, and the same of a pair with DPO's reference.
 RSFT_OPERATIONS, DPO_OPERATIONS = 6, 2 * (6 + 2)
+
+
+#: Bytes below `runs_dir` a byte of the passages' text: of the corpus, the Lucene index and the impact index; and of the
+#: index with each passage's terms, which RM3 reads. Measured on 424,643 Wikipedia passages, with room for a second copy
+#: of the largest while it is written.
+STORED, STORED_FOR_RM3 = 1.7, 0.7
+#: Bytes of a passage's text in a byte of a file that is compressed.
+UNPACKED = 3.2
+#: Bytes a parameter: of an aligned model, of the checkpoint of one in training (weights and Adam's two moments in
+#: float32), and of its memory (gradients too).
+WEIGHTS, CHECKPOINT, TRAINED = 4, 12, 16
+_PACKED = {".gz", ".zst", ".bz2", ".zip", ".parquet"}
+#: Bytes of a candidate with its rank, and of a query in a system's list of hits.
+CANDIDATE_BYTES, HITS_BYTES = 600, 4_000
+#: Bytes of memory that the processes of a run take beside a model: Ray, a search, the libraries of training.
+BESIDE = 4_000_000_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,8 @@ class Cost:
     """Of all steps, a parameter."""
     parameters: int | None
     """Of the model; None where only its weights tell."""
+    disk: int
+    """Bytes below `runs_dir`, roughly; without those of models where their size is not known."""
 
     def hours(self, machine: Machine) -> tuple[float, float]:
         """Hours of one such machine: generation, training. Of a model of unknown size: not a number."""
@@ -59,6 +77,11 @@ class Cost:
         generated = min(machine.generation / 2 / size, machine.most_tokens)
         trained = min(machine.training / RSFT_OPERATIONS / size, machine.most_tokens)
         return self.generated / generated / 3600, self.operations / RSFT_OPERATIONS / trained / 3600
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a node needs at least to train on its cores."""
+        return BESIDE + TRAINED * (self.parameters or 0)
 
     def lines(self) -> Iterator[str]:
         """What a person reads."""
@@ -71,6 +94,8 @@ class Cost:
                 size = f"{self.parameters / 1e9:.2g} B parameters"
                 hours = f"{_rough(generation)} hours to generate, {_rough(training)} to train"
                 yield f"{size}, one {machine.name}: {hours}, at most"
+        needed = f"{self.memory / 1e9:.0f} GB of memory or more"
+        yield f"some {_rough(self.disk / 1e9)} GB of disk; to train without a GPU {needed}"
 
 
 def _rough(hours: float) -> str:
@@ -95,7 +120,20 @@ def cost(config: PipelineConfig, parameters: int | None) -> Cost:
     limit = evaluate.max_tokens or sample.max_tokens
     steps, operations = _training(config, stages, queries["train"])
     generated = drawn * sample.max_tokens + greedy * limit
-    return Cost(queries, drawn, generated, steps, operations, parameters)
+    systems = len(evaluate.systems) + trained * evaluate.seeds
+    models = 0 if parameters is None else parameters * (WEIGHTS * (len(stages) + 1) * evaluate.seeds + CHECKPOINT)
+    disk = _text_bytes(config) * (STORED + STORED_FOR_RM3 * ("bm25_rm3" in evaluate.systems))
+    disk += drawn * CANDIDATE_BYTES + queries["test"] * systems * HITS_BYTES + models
+    return Cost(queries, drawn, generated, steps, operations, parameters, int(disk))
+
+
+def _text_bytes(config: PipelineConfig) -> float:
+    """Bytes of the passages, roughly; 0 where they do not lie in files that are named."""
+    if not isinstance(config.corpus, FileCorpus | LaidOutCorpus):
+        return 0
+    paths = config.corpus.paths if isinstance(config.corpus, FileCorpus) else (config.corpus.path,)
+    files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
+    return sum(file.stat().st_size * (UNPACKED if file.suffix in _PACKED else 1) for file in files)
 
 
 def _training(config: PipelineConfig, stages: Iterable[str], queries: int) -> tuple[dict[str, int], float]:
