@@ -297,7 +297,7 @@ def test_a_bad_row_is_a_dead_letter(project: Path, home: Path) -> None:
     )
     process = start("judge_queries", project, home, "queries.train.path=broken.jsonl", runs="dead")
     out, _ = process.communicate(timeout=200)
-    assert process.returncode == 2
+    assert process.returncode == 3
     assert "2 of 42 rows could not be processed, more than max_dead_share" in out
     out = run("judge_queries", project, home, "queries.train.path=broken.jsonl", "max_dead_share=0.1", runs="dead")
     (path,) = (project / "dead" / "mine").glob("queries-*")

@@ -121,7 +121,7 @@ def test_both_engines_have_the_same_scores(answers: Any) -> None:
 @pytest.mark.parametrize("engine", ["lucene", "impacts"])
 def test_unknown_passage_is_refused(answers: Any, engine: str) -> None:
     refusal = answers[2][engine]["refusal"]
-    assert refusal.startswith("InputError")
+    assert refusal.startswith("DataError")
     assert "'not there' is not in the index" in refusal
 
 
