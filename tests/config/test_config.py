@@ -5,10 +5,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
@@ -222,3 +224,29 @@ def test_a_model_is_a_path_a_hub_id_or_a_packages(source: str, path: bool, tmp_p
     # What is a path is made absolute; the rest stays as it is.
     kept = load_config(str(tmp_path / "mine.yaml"), base_dir=tmp_path).model.source
     assert (kept != source) is (path and not source.startswith("/"))
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["jsonl", "train", "path", "."]),
+    lambda inside: (
+        st.lists(inside, max_size=3)
+        | st.dictionaries(st.sampled_from(["format", "path", "k1", "dpo", "x", "all"]), inside, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(PipelineConfig.model_fields)) | st.text(max_size=6), JUNK, max_size=4))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_junk_is_refused_in_one_line(tmp_path: Path, junk: dict[str, Any]) -> None:
+    good = yaml.safe_load((PRESETS / "demo.yaml").read_text())
+    (tmp_path / "junk.yaml").write_text(yaml.safe_dump({**good, **junk}, allow_unicode=True))
+    try:
+        load_config(str(tmp_path / "junk.yaml"))
+    except ConfigError as error:
+        assert "\n" not in str(error) and "junk.yaml" in str(error)

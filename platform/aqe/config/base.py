@@ -36,7 +36,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             # Nobody wants to read a whole section of his own file.
             it_is = "" if isinstance(given, Mapping | BaseModel) else f" (it is {given!r:.80})"
             lines.append(f"{key}: {said}{it_is}.{meant}")
-    return "; ".join(dict.fromkeys(lines))
+    # A key may hold a line's end.
+    return "; ".join(dict.fromkeys(" ".join(line.split()) for line in lines))
 
 
 def models(kind: Any) -> list[type[BaseModel]]:
