@@ -35,17 +35,17 @@ _QUESTION_EXAMPLES = """\
 Example 1:
 Document: Lighthouse. A lighthouse warns ships of rocks and shallow water. Its lamp stands on a tower, and a lens \
 bends the light into one beam, which can be seen from more than thirty kilometres away.
-Relevant Query: how far away can ships see a lighthouse
+Relevant Query: how far out at sea is the light of a lighthouse visible
 
 Example 2:
 Document: Marie Curie. In 1911 she received a second Nobel Prize, in chemistry, for the discovery of polonium and \
 radium. She remains the only person who was honoured in two different sciences.
-Relevant Query: for which discovery did marie curie win her second nobel prize
+Relevant Query: who won the nobel prize in both physics and chemistry
 
 Example 3:
 Document: Sourdough. The dough rises without bought yeast. A starter of flour and water catches wild yeasts and \
 bacteria from the air; it has to be fed every day, and it gives the loaf its acid taste.
-Relevant Query: what makes sourdough bread rise
+Relevant Query: why does some bread taste sour
 
 Example 4:
 Document: {passage}

@@ -63,7 +63,7 @@ def test_queries_have_a_sensible_length(size: int) -> None:
 def test_what_did_not_end_or_is_an_example_is_none() -> None:
     assert flaw("where does the river bend", "stop", PROMPT) is None
     assert flaw("where does the river bend", "length", PROMPT) == "did not end"
-    assert flaw("How far away can ships see a lighthouse?", "stop", PROMPT) == "copied from the prompt"
+    assert flaw("Why does some bread taste sour?", "stop", PROMPT) == "copied from the prompt"
     chat = PromptConfig(name="x", chat=True, system="Write a short question.", template="{passage}")
     assert flaw("write a short question", "stop", chat) == "copied from the prompt"
     assert flaw("...!", "stop", PROMPT) == "no text"
@@ -92,7 +92,7 @@ def near(a: str, b: str) -> bool:
 def test_none_is_a_copy_and_near_duplicates_stand_in_one_split(
     texts: list[str], rule: bool, data: st.DataObject
 ) -> None:
-    keys = ["all"] * len(texts) if rule else [data.draw(st.sampled_from(SPLITS)) for _ in texts]
+    keys: list[str] = ["all"] * len(texts) if rule else [data.draw(st.sampled_from(SPLITS)) for _ in texts]
     given_ = drafts(texts, keys)
     kept, aside = split_queries(given_, SHARES if rule else None)
     assert sorted(d["qid"] for d in [*kept, *(d for d, _ in aside)]) == sorted(d["qid"] for d in given_)
