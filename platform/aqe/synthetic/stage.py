@@ -47,7 +47,8 @@ def write_queries(
 ) -> Artifact:
     """SPLIT/synthetic.parquet (records.QUERIES) of every split that has synthetic queries; each has its one passage.
 
-    Training queries are those whose passage BM25 finds, but not first: elsewhere that would choose what it fails on.
+    Training queries are those whose passage BM25 finds, but not first. dev and test keep all: there, a filter would
+    choose what BM25 fails on.
     """
     passages = choose_passages(run, config, corpus=corpus)
     answers = sample_expansions(run, generation, judged=passages, model=model, stage="synthetic_sample")
@@ -79,7 +80,8 @@ def clean_queries(
 
     def build(out: Path) -> Mapping[str, Any]:
         drafts, aside = [], []
-        written = {row["qid"]: row for row in answers.read().to_pylist()}
+        columns = ["qid", "raw", "expansion", "finish_reason"]
+        written = {row["qid"]: row for row in answers.read().select(columns).to_pylist()}
         for passage in passages.read("queries").to_pylist():
             answer = written.get(passage["qid"])
             # One that could not be sampled is in the dead letters of that stage.
@@ -123,13 +125,15 @@ def keep_queries(run: Run, config: SplitsConfig, *, drafts: Artifact, found: Art
         own = Counter[str]()
         ranks = {row["qid"]: row for row in found.read().select(["qid", "gold_rank", "score"]).to_pylist()}
         for draft in drafts.read("queries").to_pylist():
-            found_at = ranks[draft["qid"]]
             own[draft["key"]] += 1
-            why = training_flaw(found_at["gold_rank"], found_at["score"], depth) if draft["key"] == "train" else None
+            # One that could not be searched is in the dead letters of that stage.
+            if (at := ranks.get(draft["qid"])) is None:
+                continue
+            why = training_flaw(at["gold_rank"], at["score"], depth) if draft["key"] == "train" else None
             if why is None:
                 kept[draft["key"]].append(draft)
             else:
-                aside.append(({**draft, "gold_rank": found_at["gold_rank"]}, why))
+                aside.append(({**draft, "gold_rank": at["gold_rank"]}, why))
         reasons = _write_letters(out, "synthetic_queries", aside)
         for split, queries in kept.items():
             if not queries and not config.sources(split):
