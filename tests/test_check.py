@@ -182,3 +182,28 @@ def test_a_source_is_counted_as_far_as_it_is_read(tmp_path: Path) -> None:
     source = FileQueries(format="jsonl", path=(tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"), skip=2, limit=20)
     assert count(source) == 5 + 20
     assert count(ReverseDictionaryQueries(format="reverse_dictionary", split="test", limit=10)) == 10
+
+
+def test_synthetic_queries_are_part_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    asked = [*SMALL, "engine.max_model_len=512", "queries={format: synthetic, number: 100}"]
+    # The tiny model's tokens are characters: the examples have more than it was made for.
+    with pytest.raises(ConfigError, match=r"'question_few_shot' leaves no room for a passage of one word"):
+        check(load_config("mine.yaml", asked))
+    asked.append('queries.prompt={name: own, template: "{passage} asks"}')
+    config = load_config("mine.yaml", asked)
+    check(config)
+    plan = cost(config, 1_000)
+    assert plan.queries == {"train": 80, "dev": 10, "test": 10} and plan.asked == 100
+    assert any("100 passages are asked for a query" in line for line in plan.lines())
+    own = cost(load_config("mine.yaml", [*asked[:-2], "queries.train={format: synthetic, number: 80}"]), 1_000)
+    assert own.queries == {"train": 80, "dev": 6, "test": 10} and own.asked == 80
+    assert not any("asked" in line for line in cost(load_config("mine.yaml", SMALL), 1_000).lines())
+    for wrong, mention in (
+        ("{name: own, template: '{query}'}", r"has \{query\} in its template, where \{passage\}"),
+        ("nope", "no prompt named 'nope'.*question_few_shot"),
+        ("{name: own, chat: true, template: '{passage}'}", "no chat template"),
+    ):
+        with pytest.raises((ConfigError, InputError), match=mention):
+            check(load_config("mine.yaml", [*asked[:-1], f"queries.prompt={wrong}"]))

@@ -41,6 +41,7 @@ MAY_KNOW = {
     "impacts": "compiled config errors index ranker",
     "sample": "artifact base_model compose config endings errors malloc nodes observe prompts reasoning records run storage units",
     "rank": "artifact compose config errors impacts index nodes observe ranker records run units",
+    "synthetic": "artifact base_model compose config corpus errors nodes prompts rank records run sample",
     "prefer": "artifact base_model compose config endings errors nodes prompts records run storage units",
     "align": "artifact base_model config errors malloc nodes observe records run storage",
     "evaluate": "align artifact base_model compose config corpus errors nodes prefer rank ranker records run storage units",
@@ -50,10 +51,10 @@ MAY_KNOW = {
     "pyterrier": "errors expand",
     "__init__": "expand",
     # Which stage gets what, and the command line.
-    "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample",
+    "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample synthetic",
     "comparison": "artifact config evaluate pipeline prompts rank report",
-    "check": "align base_model config corpus errors evaluate index observe prompts sample",
-    "cost": "config corpus",
+    "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic",
+    "cost": "config corpus synthetic",
     "cli": "__init__ base_model check comparison config cost errors observe pipeline smollm2",
     "__main__": "cli",
 }  # fmt: skip
@@ -97,7 +98,7 @@ def test_all_arrows_point_down() -> None:
         above.append(room)
 
 
-STAGES = ("corpus", "index", "sample", "rank", "prefer", "align", "evaluate", "report")
+STAGES = ("corpus", "index", "sample", "rank", "synthetic", "prefer", "align", "evaluate", "report")
 
 
 @pytest.mark.parametrize("room", STAGES)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from aqe.config.sample import PromptConfig
-from aqe.errors import InputError
-from aqe.prompts import PROMPTS, check_prompt, inert, render, token_ids
+from aqe.config.sample import PASSAGE, PromptConfig
+from aqe.errors import ConfigError, InputError
+from aqe.prompts import PROMPTS, check_prompt, inert, render, resolve, token_ids
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]")
 TURNS = (
@@ -50,7 +50,7 @@ def special_ids(ids: list[int]) -> list[str]:
     return [text for text in tokenizer().convert_ids_to_tokens(ids) if text in SPECIAL]
 
 
-@pytest.mark.parametrize("prompt", ["chat_passage", "ear", "passage"])
+@pytest.mark.parametrize("prompt", ["chat_passage", "ear", "passage", "question_few_shot"])
 @given(st.lists(st.sampled_from([*SPECIAL, "<think>", "</think>", "a", " ", "<", "s>", "|im_end|>", "ſ"])).map("".join))
 def test_what_a_user_types_is_never_a_special_token(prompt: str, query: str) -> None:
     made = tokenizer()
@@ -58,6 +58,13 @@ def test_what_a_user_types_is_never_a_special_token(prompt: str, query: str) -> 
     ids = token_ids(made, render(PROMPTS[prompt], query, made))
     assert special_ids(ids) == special_ids(harmless)
     assert render(PROMPTS[prompt], query, made).count("<think>") == render(PROMPTS[prompt], "x", made).count("<think>")
+
+
+def test_a_passage_is_put_where_a_query_would_be() -> None:
+    text = render(PROMPTS["question_few_shot"], "Tea. What {query} and {passage} say.\n")
+    assert text.endswith("Document: Tea. What {query} and {passage} say.\nRelevant Query:")
+    with pytest.raises(ConfigError, match=r"'ear' has \{query\} in its template, where \{passage\} is needed"):
+        resolve("ear", PASSAGE)
 
 
 def test_a_role_in_a_query_is_text() -> None:

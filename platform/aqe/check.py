@@ -11,7 +11,7 @@ from aqe.base_model import Checked, check_model
 from aqe.config.align import AlignConfig
 from aqe.config.base import Config
 from aqe.config.pipeline import PipelineConfig
-from aqe.config.sample import PromptConfig
+from aqe.config.sample import PASSAGE, QUERY, PromptConfig
 from aqe.config.sources import SPLITS, AnseriniCorpus, ReverseDictionary, ReverseDictionaryQueries, origins
 from aqe.corpus import contract, formats
 from aqe.corpus.script import other_script
@@ -22,6 +22,7 @@ from aqe.observe.progress import say
 from aqe.prompts import check_prompt, render, resolve, token_ids
 from aqe.sample.engine import refusal
 from aqe.sample.load import choose_engine, cpu_build
+from aqe.synthetic.cleaning import MAX_TOKENS
 
 
 def check(config: PipelineConfig) -> Checked | None:
@@ -152,18 +153,25 @@ def _in_context(config: PipelineConfig, model: Checked) -> None:
     greedy = config.evaluate.max_tokens or config.sample.max_tokens
     asked = [(config.sample_prompt, config.sample.max_tokens)]
     asked += [(prompt, greedy) for prompt in (config.prompt, *config.evaluate.zero_shot_prompts)]
-    for named, max_tokens in asked:
-        prompt = resolve(named)
+    rendered = [(resolve(named), max_tokens) for named, max_tokens in asked]
+    for prompt, max_tokens in [*rendered, *((prompt, MAX_TOKENS) for prompt in _asking(config))]:
         text = render(prompt, "query", model.tokenizer)
         if why := refusal(text, token_ids(model.tokenizer, text), max_tokens, limit):
+            what, how = ("query", "Lower max_tokens, raise") if prompt.place == QUERY else ("passage", "Raise")
             raise ConfigError(
-                f"prompt {prompt.name!r} leaves no room for a query of one word: {why}. Lower max_tokens, raise "
-                "engine.max_model_len where the model was made for more, or choose a shorter prompt."
+                f"prompt {prompt.name!r} leaves no room for a {what} of one word: {why}. {how} engine.max_model_len "
+                "where the model was made for more, or choose a shorter prompt."
             )
 
 
 def _prompts(config: PipelineConfig) -> list[PromptConfig]:
-    return [resolve(p) for p in (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)]
+    prompts = (config.prompt, config.sample_prompt, *config.evaluate.zero_shot_prompts)
+    return [*map(resolve, prompts), *_asking(config)]
+
+
+def _asking(config: PipelineConfig) -> list[PromptConfig]:
+    """What asks the base model for queries."""
+    return [resolve(source.prompt, PASSAGE) for source in config.queries.asked.values()]
 
 
 def _exists(key: str, path: Path) -> None:

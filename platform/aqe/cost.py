@@ -1,6 +1,7 @@
 """What a run takes, told before it begins: counts that follow from the configuration, and hours at measured rates.
 
-Counts are upper bounds: every query has a relevant passage, every candidate and every pair is as long as it may be.
+Counts are upper bounds: every query has a relevant passage, every candidate and every pair is as long as it may be, and
+every synthetic query is kept.
 """
 
 import math
@@ -10,9 +11,13 @@ from dataclasses import dataclass
 from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
 from aqe.config.sources import SPLITS, FileCorpus, LaidOutCorpus, Split
 from aqe.corpus.queries import count
+from aqe.synthetic.cleaning import MAX_TOKENS
+from aqe.synthetic.passages import MOST_WORDS
 
 #: Tokens of a prompt, the query in it: what the presets' prompts have. A guess for others.
 PROMPT_TOKENS = 40
+#: Tokens of a passage that is asked for a query, at two a word. The examples before it are computed once for all.
+PASSAGE_TOKENS = 2 * MOST_WORDS
 #: Floating-point operations a parameter and token of a training step, and the same of a pair with DPO's reference.
 RSFT_OPERATIONS, DPO_OPERATIONS = 6, 2 * (6 + 2)
 
@@ -60,8 +65,10 @@ class Cost:
     """Of each split."""
     drawn: int
     """Candidates, each with its gold rank."""
+    asked: int
+    """Passages that are asked for a query."""
     generated: int
-    """Tokens of candidates and greedy expansions."""
+    """Tokens of candidates, greedy expansions and synthetic queries."""
     steps: dict[str, int]
     """Optimizer steps of RSFT (its control too) and DPO, over all seeds."""
     operations: float
@@ -76,7 +83,8 @@ class Cost:
         size = float("nan") if self.parameters is None else float(self.parameters)
         generated = min(machine.generation / 2 / size, machine.most_tokens)
         trained = min(machine.training / RSFT_OPERATIONS / size, machine.most_tokens)
-        return self.generated / generated / 3600, self.operations / RSFT_OPERATIONS / trained / 3600
+        tokens = self.generated + self.asked * PASSAGE_TOKENS
+        return tokens / generated / 3600, self.operations / RSFT_OPERATIONS / trained / 3600
 
     @property
     def memory(self) -> int:
@@ -86,6 +94,9 @@ class Cost:
     def lines(self) -> Iterator[str]:
         """What a person reads."""
         yield ", ".join(f"{split} {number:,}" for split, number in self.queries.items()) + " queries at most"
+        if self.asked:
+            read = self.asked * PASSAGE_TOKENS
+            yield f"synthetic: {self.asked:,} passages are asked for a query, {read:,} tokens to read at most"
         yield f"{self.drawn:,} candidates and as many gold ranks; {self.generated:,} tokens to generate at most"
         yield ", ".join(f"{kind.upper()} {number:,} steps" for kind, number in self.steps.items()) + " at most"
         if self.parameters is not None:
@@ -119,12 +130,13 @@ def cost(config: PipelineConfig, parameters: int | None) -> Cost:
     greedy = queries["test"] * (trained * evaluate.seeds + 2) + queries["dev"] * prompts
     limit = evaluate.max_tokens or sample.max_tokens
     steps, operations = _training(config, stages, queries["train"])
-    generated = drawn * sample.max_tokens + greedy * limit
+    asked = sum(source.number for source in config.queries.asked.values())
+    generated = drawn * sample.max_tokens + greedy * limit + asked * MAX_TOKENS
     systems = len(evaluate.systems) + trained * evaluate.seeds
     models = 0 if parameters is None else parameters * (WEIGHTS * (len(stages) + 1) * evaluate.seeds + CHECKPOINT)
     disk = _text_bytes(config) * (STORED + STORED_FOR_RM3 * ("bm25_rm3" in evaluate.systems))
     disk += drawn * CANDIDATE_BYTES + queries["test"] * systems * HITS_BYTES + models
-    return Cost(queries, drawn, generated, steps, operations, parameters, int(disk))
+    return Cost(queries, drawn, asked, generated, steps, operations, parameters, int(disk))
 
 
 def _text_bytes(config: PipelineConfig) -> float:
@@ -156,8 +168,9 @@ def _training(config: PipelineConfig, stages: Iterable[str], queries: int) -> tu
 
 def _queries(config: PipelineConfig, split: Split) -> int:
     """Queries that a split may have."""
-    sources = config.queries.sources(split)
-    if config.queries.split is None:
-        return sum(map(count, sources))
-    share: float = getattr(config.queries.split, split)
-    return math.ceil(share * sum(map(count, sources)))
+    total = sum(map(count, config.queries.sources(split)))
+    asked, shares = config.queries.asked, config.queries.split
+    if shares is None:
+        return total + (asked[split].number if split in asked else 0)
+    share: float = getattr(shares, split)
+    return math.ceil(share * (total + (asked["all"].number if asked else 0)))

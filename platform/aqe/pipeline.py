@@ -1,7 +1,8 @@
 """The loop: which stage gets what. A stage's function makes its artifact, or finds it as it was made before.
 
-Data flows one way: ingest, index, judge, sample, rank, prefer, align, expand, search, report. An attribute asks for the
-artifacts that it needs, so any stage can be run alone and makes what is missing before it.
+Data flows one way: ingest, index, judge, sample, rank, prefer, align, expand, search, report. Where the base model is
+asked for queries, that comes after the index. An attribute asks for the artifacts that it needs, so any stage can be
+run alone and makes what is missing before it.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from aqe.rank.stage import rank_expansions
 from aqe.report.card import write_card
 from aqe.run import Run
 from aqe.sample.stage import Generation, sample_expansions
+from aqe.synthetic.stage import asking, write_queries
 
 
 class Pipeline:
@@ -45,7 +47,13 @@ class Pipeline:
 
     @cached_property
     def queries(self) -> Artifact:
-        return ingest_queries(self.run, self.config.queries)
+        """Those that the user brought, and those that the base model is asked for."""
+        config = self.config.queries
+        if not config.asked:
+            return ingest_queries(self.run, config)
+        asked = asking(config, self.config.sample, self.config.engine)
+        written = write_queries(self.run, config, asked, self.configured, corpus=self.corpus, model=self.base)
+        return ingest_queries(self.run, config, written=written)
 
     @cached_property
     def base(self) -> LanguageModel:
@@ -107,15 +115,9 @@ class Pipeline:
 
     def preferred(self, of: str | None = None) -> Artifact:
         """RSFT and DPO sets, with the prompt that trains and serves."""
-        return build_preferences(
-            self.run,
-            self.config.prefer,
-            prompt=resolve(self.config.prompt),
-            model=self.base,
-            judged=self.judged("train"),
-            samples=self.samples(of=of),
-            ranks=self.ranks(of=of),
-        )
+        prompt = resolve(self.config.prompt)
+        drawn = {"judged": self.judged("train"), "samples": self.samples(of=of), "ranks": self.ranks(of=of)}
+        return build_preferences(self.run, self.config.prefer, prompt=prompt, model=self.base, **drawn)
 
     def origin(self, name: str) -> Origin:
         """What the aligned model of this name comes from."""
@@ -132,14 +134,9 @@ class Pipeline:
         `rsft`, `dpo`, `rsft_dpo`, each further round of DPO as one more `_dpo`, and the control `rsft_random`.
         """
         before, targets = steps(name)
-        return align(
-            self.run,
-            self.config.align,
-            targets,
-            preferences=self.preferred(self._drawn_for(name)),
-            start=self.language_model(before),
-            describe=partial(self._describe, name),
-        )
+        preferences, start = self.preferred(self._drawn_for(name)), self.language_model(before)
+        describe = partial(self._describe, name)
+        return align(self.run, self.config.align, targets, preferences=preferences, start=start, describe=describe)
 
     def _drawn_for(self, name: str) -> str | None:
         """Whose candidates the last stage of a model learns from."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aqe.config.base import nearest
-from aqe.config.sample import PromptConfig
+from aqe.config.sample import QUERY, PromptConfig
 from aqe.errors import ConfigError, InputError
 from aqe.reasoning import BLOCKS, special_texts
 
@@ -30,6 +30,26 @@ Question: who painted the ceiling of the sistine chapel?
 Passage: Michelangelo painted the ceiling of the Sistine Chapel in the Vatican for Pope Julius II
 
 """
+
+_QUESTION_EXAMPLES = """\
+Example 1:
+Document: Lighthouse. A lighthouse warns ships of rocks and shallow water. Its lamp stands on a tower, and a lens \
+bends the light into one beam, which can be seen from more than thirty kilometres away.
+Relevant Query: how far out at sea is the light of a lighthouse visible
+
+Example 2:
+Document: Marie Curie. In 1911 she received a second Nobel Prize, in chemistry, for the discovery of polonium and \
+radium. She remains the only person who was honoured in two different sciences.
+Relevant Query: who won the nobel prize in both physics and chemistry
+
+Example 3:
+Document: Sourdough. The dough rises without bought yeast. A starter of flour and water catches wild yeasts and \
+bacteria from the air; it has to be fed every day, and it gives the loaf its acid taste.
+Relevant Query: why does some bread taste sour
+
+Example 4:
+Document: {passage}
+Relevant Query:"""
 
 #: A query that no template has in itself.
 _PROBE = "what is a zyzzyva"
@@ -67,6 +87,8 @@ PROMPTS = {
             template=DEFINITION_EXAMPLES + "Definition: {query}\nWords:",
             stop=("\n",),
         ),
+        # InPars (arXiv 2202.05144): what asks for a query of a passage.
+        PromptConfig(name="question_few_shot", template=_QUESTION_EXAMPLES, stop=("\n",)),
         PromptConfig(
             name="chat_definition",
             chat=True,
@@ -78,20 +100,25 @@ PROMPTS = {
 }
 
 
-def resolve(prompt: str | PromptConfig) -> PromptConfig:
-    """A prompt by name, or as it is. ConfigError lists the names."""
-    if isinstance(prompt, PromptConfig):
-        return prompt
-    if prompt not in PROMPTS:
-        meant = nearest(prompt, PROMPTS)
+def resolve(prompt: str | PromptConfig, place: str = QUERY) -> PromptConfig:
+    """A prompt by name, or as it is, that has this place in it. ConfigError lists the names of those that have."""
+    named = [name for name, one in PROMPTS.items() if one.place == place]
+    if not isinstance(prompt, PromptConfig) and prompt not in PROMPTS:
+        meant = nearest(prompt, named)
         raise ConfigError(
-            f"there is no prompt named {prompt!r}.{meant} Named ones: {', '.join(PROMPTS)}; or spell one out."
+            f"there is no prompt named {prompt!r}.{meant} Named ones: {', '.join(named)}; or spell one out."
         )
-    return PROMPTS[prompt]
+    found = prompt if isinstance(prompt, PromptConfig) else PROMPTS[prompt]
+    if found.place != place:
+        raise ConfigError(
+            f"prompt {found.name!r} has {found.place} in its template, where {place} is needed. Named ones that have "
+            f"that: {', '.join(named)}; or spell one out."
+        )
+    return found
 
 
 def render(prompt: PromptConfig, query: str, tokenizer: Any = None) -> str:
-    """The text that the model continues.
+    """The text that the model continues. `query` is a passage where the prompt asks for a query.
 
     `tokenizer` is the model's: its special tokens are made plain text in the query, and a chat prompt needs its
     template. ConfigError when there is none.
@@ -99,7 +126,7 @@ def render(prompt: PromptConfig, query: str, tokenizer: Any = None) -> str:
     query = query.strip() if tokenizer is None else inert(query.strip(), tokenizer)
     if prompt.strip_question_mark:
         query = query.rstrip("?").rstrip()
-    text = prompt.template.replace("{query}", query)
+    text = prompt.template.replace(prompt.place, query)
     if not prompt.chat:
         return text
     if getattr(tokenizer, "chat_template", None) is None:

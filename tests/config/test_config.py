@@ -19,8 +19,9 @@ from aqe.config.base import models
 from aqe.config.data import is_path
 from aqe.config.evaluate import System
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
-from aqe.config.sample import PromptConfig
+from aqe.config.sample import PASSAGE, PromptConfig
 from aqe.config.serve import ServeConfig
+from aqe.config.sources import SPLITS, SharesConfig, SplitsConfig
 from aqe.errors import ConfigError
 from aqe.prompts import resolve
 
@@ -82,6 +83,10 @@ def test_presets_hold_only_differences(path: Path) -> None:
         ("evaluate.seeds=0", "evaluate.seeds"),
         ("models=[sft]", "models"),
         ("prompt={name: x, template: no place}", "{query} exactly once"),
+        ("prompt=question_few_shot", "has {passage} in its template, where {query} is needed"),
+        ("queries={format: synthetic}", "queries.all.number: Field required"),
+        ("queries={format: synthetic, number: 9, depht: 3}", "Did you mean 'depth'?"),
+        ("queries={format: synthetic, number: 9, from: index}", "Input should be 'corpus'"),
         ("sample.seed", "key.path=value"),
         ("name.x=1", "is a value"),
         ("models=[rsft", "the value is not YAML"),
@@ -89,7 +94,7 @@ def test_presets_hold_only_differences(path: Path) -> None:
 )
 def test_mistakes_are_named(assignment: str, mention: str) -> None:
     with pytest.raises(ConfigError, match=r".") as caught:
-        load_config("demo", [assignment], ROOT)
+        resolve(load_config("demo", [assignment], ROOT).prompt)
     assert mention in str(caught.value)
 
 
@@ -127,6 +132,36 @@ def test_which_pairs_dpo_reads_is_no_setting_of_the_training(tmp_path: Path) -> 
     assert once.decisive("dpo") == twice.decisive("dpo")
     both = load_config("demo", ["align.dpo.loss_type=[sigmoid, sft]", "align.dpo.loss_weights=[1.0, 0.2]"], ROOT).align
     assert both.decisive("dpo") != once.decisive("dpo") and both.decisive("rsft") == once.decisive("rsft")
+
+
+def test_one_synthetic_source_in_place_of_the_splits() -> None:
+    queries = load_config("demo", ["queries={format: synthetic, from: corpus, number: 2000}"], ROOT).queries
+    assert queries.split is not None and queries.split.train == 0.8
+    assert queries.asked["all"].number == 2000 and queries.asked["all"].depth == 100
+    assert resolve(queries.asked["all"].prompt, PASSAGE).place == PASSAGE
+    for split in SPLITS:
+        assert queries.synthetic(split) and queries.sources(split) == () and queries.datasets(split) == ("synthetic",)
+    written = queries.written(Path("/made"))
+    assert written.asked == {} and written.datasets("dev") == ("synthetic",)
+    assert [source.path for source in written.sources("dev")] == [Path("/made/dev/synthetic.parquet")]  # type: ignore[union-attr]
+    shares = "queries={format: synthetic, number: 9, split: {train: 0.5, dev: 0.25, test: 0.25}}"
+    assert load_config("demo", [shares], ROOT).queries.split == SharesConfig(train=0.5, dev=0.25, test=0.25)
+
+
+def test_synthetic_sources_beside_others() -> None:
+    own, synthetic = {"format": "jsonl", "path": "a.jsonl"}, {"format": "synthetic", "number": 9}
+    queries = SplitsConfig.model_validate({"train": [own, synthetic], "dev": {**synthetic, "number": 3}, "test": own})
+    assert {key: source.number for key, source in queries.asked.items()} == {"train": 9, "dev": 3}
+    assert [queries.synthetic(split) for split in SPLITS] == [True, True, False]
+    assert queries.datasets("train") == ("a", "synthetic") == queries.written(Path("/made")).datasets("train")
+    assert queries.written(Path("/made")).sources("test") == queries.sources("test")
+    for wrong, mention in (
+        ({"train": [synthetic, synthetic], "dev": own, "test": own}, "several synthetic sources"),
+        ({"all": [own, synthetic], "split": {}}, "Only synthetic training queries are filtered"),
+        ({"train": synthetic, "dev": {**synthetic, "depth": 5}, "test": own}, "the same `prompt` and `depth`"),
+    ):
+        with pytest.raises(ValueError, match=mention):
+            SplitsConfig.model_validate(wrong)
 
 
 def test_unknown_preset_lists_the_presets() -> None:
@@ -167,7 +202,8 @@ def test_config_imports_nothing_heavy() -> None:
 
 def defaults(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Keys that have a default, with its value as JSON would hold it."""
-    for key, field in model.model_fields.items():
+    for name, field in model.model_fields.items():
+        key = field.alias or name
         nested = models(field.annotation)
         value = None if field.is_required() else field.get_default(call_default_factory=True)
         if not field.is_required() and not isinstance(value, BaseModel):

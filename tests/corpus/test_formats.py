@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from aqe.config.sources import CorpusConfig, QueriesConfig
+from aqe.config.sources import CorpusConfig, QueriesConfig, SharesConfig, SplitsConfig
 from aqe.corpus.passages import read_corpus
 from aqe.corpus.queries import read_queries
 from aqe.errors import InputError
@@ -240,7 +240,16 @@ def test_an_anserini_index(here: Path) -> None:
 
 def test_one_file_split_by_rule(here: Path) -> None:
     write_files("One file, split by rule", here)
-    from aqe.config.sources import SplitsConfig
-
     splits = SplitsConfig.model_validate(configured("One file, split by rule")["queries"])
     assert splits.datasets("test") == ("all",)
+
+
+def test_no_judgements(here: Path) -> None:
+    config = configured("No judgements")
+    splits = SplitsConfig.model_validate(config["queries"])
+    assert passages_of(config["corpus"])[0] == TEA
+    assert splits.asked["all"].number == 2000 and splits.split == SharesConfig()
+    (example,) = re.findall(r"^```yaml own tests\n(.*?)^```", SECTIONS["No judgements"], re.DOTALL | re.MULTILINE)
+    splits = SplitsConfig.model_validate(yaml.safe_load(example)["queries"])
+    assert {key: source.number for key, source in splits.asked.items()} == {"train": 2000, "dev": 200}
+    assert splits.datasets("test") == ("test",)

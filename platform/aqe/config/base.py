@@ -77,7 +77,7 @@ def _keys(loc: Sequence[int | str], model: type[BaseModel]) -> list[int | str]:
 
 
 def _fields(loc: Sequence[int | str], model: type[BaseModel]) -> list[str]:
-    return [name for of in _walk(loc, model)[1] for name in of.model_fields]
+    return [field.alias or name for of in _walk(loc, model)[1] for name, field in of.model_fields.items()]
 
 
 def _choices(loc: Sequence[int | str], model: type[BaseModel]) -> list[str]:

@@ -15,7 +15,7 @@ from aqe.config.data import IndexConfig, ModelConfig, is_path
 from aqe.config.evaluate import EvaluateConfig
 from aqe.config.rank import PreferConfig, RankConfig
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
-from aqe.config.sources import SPLITS, CorpusConfig, FromHub, SplitsConfig
+from aqe.config.sources import SPLITS, CorpusConfig, FromHub, SplitsConfig, SyntheticQueries
 from aqe.errors import ConfigError
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -140,14 +140,15 @@ def _run_name(stem: str) -> str:
 
 
 def limited(config: PipelineConfig, number: int) -> PipelineConfig:
-    """The same with at most `number` queries of each source."""
+    """The same with at most `number` queries of each source; a synthetic one is asked for as many."""
 
     def fewer(sources: Any) -> Any:
         if isinstance(sources, tuple):
             return tuple(map(fewer, sources))
         if sources is None:
             return None
-        return sources.model_copy(update={"limit": min(sources.limit or number, number)})
+        key = "number" if isinstance(sources, SyntheticQueries) else "limit"
+        return sources.model_copy(update={key: min(getattr(sources, key) or number, number)})
 
     update = {name: fewer(getattr(config.queries, name)) for name in (*SPLITS, "all")}
     return config.model_copy(update={"queries": config.queries.model_copy(update=update)})

@@ -55,7 +55,8 @@ def as_yaml(value: Any) -> str:
 def rows(model: type[BaseModel], prefix: str = "", shown_at: dict[tuple[str, ...], str] | None = None) -> Iterator[str]:
     """Table rows of a model's keys, nested ones below their parent; the same choice of models only once."""
     shown_at = {} if shown_at is None else shown_at
-    for key, field in model.model_fields.items():
+    for name, field in model.model_fields.items():
+        key = field.alias or name
         nested = models(field.annotation)
         choice = tuple(inner.__name__ for inner in nested)
         if field.is_required():
@@ -69,7 +70,7 @@ def rows(model: type[BaseModel], prefix: str = "", shown_at: dict[tuple[str, ...
             kind, nested = f"as `{shown_at[choice]}`", []
         yield f"| `{prefix}{key}` | {kind} | {shown} | {about} |"
         for inner in nested:
-            if inner.__name__ != "PromptConfig" or key == "prompt":
+            if inner.__name__ != "PromptConfig" or f"{prefix}{key}" in ("prompt", "sample.prompt"):
                 yield from rows(inner, f"{prefix}{key}.", shown_at)
 
 

@@ -6,9 +6,12 @@ from pydantic import Field, model_validator
 
 from aqe.config.base import Config
 
+#: Where a prompt that asks for an expansion has the query, and one that asks for a query has the passage.
+PLACES = QUERY, PASSAGE = ("{query}", "{passage}")
+
 
 class PromptConfig(Config):
-    """Text before the expansion. `{query}` stands for the query."""
+    """Text before the expansion. `{query}` stands for the query; what asks for a query has `{passage}` in its place."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     template: str
@@ -25,10 +28,17 @@ class PromptConfig(Config):
     strip_question_mark: bool = False
     """Leave out the query's final question mark."""
 
+    @property
+    def place(self) -> str:
+        """What the query or the passage is put in place of."""
+        return next(place for place in PLACES if place in self.template)
+
     @model_validator(mode="after")
     def _has_place(self) -> "PromptConfig":
-        if self.template.count("{query}") != 1:
-            raise ValueError(f"prompt {self.name!r}: `template` must contain {{query}} exactly once")
+        if sum(map(self.template.count, PLACES)) != 1:
+            raise ValueError(
+                f"prompt {self.name!r}: `template` must contain {{query}} exactly once (or {{passage}}, to ask for one)"
+            )
         if self.system is not None and not self.chat:
             raise ValueError(f"prompt {self.name!r}: `system` has no effect without `chat: true`")
         return self

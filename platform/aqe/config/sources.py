@@ -2,15 +2,20 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from aqe.config.base import Config
+from aqe.config.sample import PromptConfig
 
 Paths = Path | tuple[Path, ...]
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+#: The format of queries that the base model writes, and what their dataset is called.
+SYNTHETIC = "synthetic"
+#: Keys of `queries` that may ask for them.
+ASKED_FOR = (*SPLITS, "all")
 #: Ends of file names that are no part of a dataset's name.
 SUFFIXES = (".gz", ".bz2", ".zst", ".zip", ".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
 
@@ -248,10 +253,28 @@ class ReverseDictionaryQueries(Config):
     limit: int | None = Field(default=None, ge=1)
 
 
+class SyntheticQueries(Config):
+    """Queries that nobody asked: the base model writes them, each of a passage of the corpus, which is relevant."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    format: Literal["synthetic"]
+    corpus: Literal["corpus"] = Field(default="corpus", alias="from")
+    """Where the passages come from; there is one corpus."""
+    number: int = Field(ge=1)
+    """Passages that are asked for a query. Fewer queries are left: the log says how many, and why."""
+    prompt: str | PromptConfig = "question_few_shot"
+    """What asks for a query: a name from `aqe.prompts`, or one spelled out, with `{passage}` in its template."""
+    depth: int = Field(default=100, ge=2)
+    """A training query is kept where plain BM25 finds its passage within so many, but not first. dev and test keep
+    all."""
+
+
+#: What is read, where a synthetic source is asked for.
 QuerySource = (
     FileQueries | BeirQueries | LaidOutQueries | TrecQueries | IrDatasetsQueries | HubQueries | ReverseDictionaryQueries
 )
-QueriesConfig = Annotated[QuerySource, Field(discriminator="format")]
+QueriesConfig = Annotated[QuerySource | SyntheticQueries, Field(discriminator="format")]
 Sources = QueriesConfig | Annotated[tuple[QueriesConfig, ...], Field(min_length=1)]
 
 
@@ -272,7 +295,8 @@ class SharesConfig(Config):
 class SplitsConfig(Config):
     """Queries to align on, to choose on, and to report on, each from one source or a list of them.
 
-    No query may be in two of them. In place of the three, `all` is split by rule.
+    No query may be in two of them. In place of the three, `all` is split by rule. One synthetic source in place of it
+    all is short for `all`, with the usual shares unless it has a `split`.
     """
 
     train: Sources | None = None
@@ -283,6 +307,14 @@ class SplitsConfig(Config):
     split: SharesConfig | None = None
     """By a hash of the question: the same question is always on the same side, and so are those that say nearly the
     same."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("format") == SYNTHETIC:
+            source = {key: value for key, value in given.items() if key != "split"}
+            return {"all": source, "split": given.get("split", {})}
+        return given
 
     @model_validator(mode="after")
     def _either(self) -> "SplitsConfig":
@@ -300,24 +332,68 @@ class SplitsConfig(Config):
             raise ValueError("`queries.split` deals out `queries.all`, which is missing")
         return self
 
+    @model_validator(mode="after")
+    def _asked_alike(self) -> "SplitsConfig":
+        keys = [key for key in ASKED_FOR for source in self._listed(key) if isinstance(source, SyntheticQueries)]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"`queries.{twice[0]}` has several synthetic sources: name one, with the `number` of all")
+        if "all" in keys and len(self._listed("all")) > 1:
+            raise ValueError(
+                "`queries.all` has a synthetic source beside others. Only synthetic training queries are filtered, so "
+                "name train, dev and test: each may be a list of a file and a synthetic source"
+            )
+        if len({(repr(source.prompt), source.depth) for source in self.asked.values()}) > 1:
+            raise ValueError("synthetic sources need the same `prompt` and `depth` in every split; `number` may differ")
+        return self
+
+    def _listed(self, key: str) -> tuple[QuerySource | SyntheticQueries, ...]:
+        sources = getattr(self, key)
+        return sources if isinstance(sources, tuple) else () if sources is None else (sources,)
+
+    @property
+    def asked(self) -> dict[str, SyntheticQueries]:
+        """What the base model is asked for, by key: train, dev, test, or all."""
+        keys = {key: [one for one in self._listed(key) if isinstance(one, SyntheticQueries)] for key in ASKED_FOR}
+        return {key: asked[0] for key, asked in keys.items() if asked}
+
+    def synthetic(self, split: Split) -> bool:
+        """Whether the queries of a split, or some of them, are."""
+        return split in self.asked or "all" in self.asked
+
     def sources(self, split: Split) -> tuple[QuerySource, ...]:
-        """Where the queries of a split come from; where a rule deals them out, those of all."""
-        sources = getattr(self, split) if self.all is None else self.all
-        return sources if isinstance(sources, tuple) else (sources,)
+        """What the queries of a split are read from; where a rule deals them out, those of all."""
+        listed = self._listed(split if self.all is None else "all")
+        return tuple(source for source in listed if not isinstance(source, SyntheticQueries))
+
+    def written(self, directory: Path) -> "SplitsConfig":
+        """The same with files in place of what the base model was asked for: `directory`/SPLIT/synthetic.parquet."""
+
+        def file(split: Split) -> FileQueries:
+            return FileQueries(format="parquet", path=directory / split / f"{SYNTHETIC}.parquet")
+
+        if "all" in self.asked:
+            return SplitsConfig(train=file("train"), dev=file("dev"), test=file("test"))
+        given: dict[str, Any] = {
+            split: tuple(file(split) if isinstance(one, SyntheticQueries) else one for one in self._listed(split))
+            for split in SPLITS
+            if split in self.asked
+        }
+        return self.model_copy(update=given)
 
     def datasets(self, split: Split) -> tuple[str, ...]:
         """The names of the datasets of a split, in order."""
-        named = dataset_names(origin for source in self.sources(split) for origin in origins(source))
+        listed = self._listed(split if self.all is None else "all")
+        named = dataset_names(origin for source in listed for origin in origins(source))
         return tuple(dict.fromkeys(named.values()))
 
 
-def origins(source: QuerySource) -> tuple[Path | str, ...]:
+def origins(source: QuerySource | SyntheticQueries) -> tuple[Path | str, ...]:
     """What the datasets of a source are told apart by: paths, or a name."""
     if isinstance(source, FileQueries | LaidOutQueries | TrecQueries):
         return source.paths
     if isinstance(source, BeirQueries):
         return (source.path,)
-    if isinstance(source, ReverseDictionaryQueries):
+    if isinstance(source, ReverseDictionaryQueries | SyntheticQueries):
         return (source.format,)
     return (source.id,)
 

@@ -43,8 +43,12 @@ def ingest_corpus(run: Run, config: CorpusConfig) -> Artifact:
     )
 
 
-def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
-    """train.parquet, dev.parquet, test.parquet (records.QUERIES); no query in two of them."""
+def ingest_queries(run: Run, config: SplitsConfig, *, written: Artifact | None = None) -> Artifact:
+    """train.parquet, dev.parquet, test.parquet (records.QUERIES); no query in two of them.
+
+    `written` has the queries that a model was asked for (aqe.synthetic).
+    """
+    config = config if written is None else config.written(written.path)
     splits = {split: config.sources(split) for split in SPLITS}
 
     def build(out: Path) -> Mapping[str, Any]:
@@ -60,6 +64,7 @@ def ingest_queries(run: Run, config: SplitsConfig) -> Artifact:
             "reader": queries.VERSION,
         },
         inputs={split: " ".join(map(_identity, sources)) for split, sources in splits.items()},
+        parents=() if written is None else (written,),
         build=build,
     )
 

@@ -14,6 +14,7 @@ from aqe.evaluate.evidence import Origin
 from aqe.evaluate.measures import COLUMNS
 from aqe.evaluate.systems import LABELS
 from aqe.prompts import load_tokenizer, render, resolve
+from aqe.report.notice import synthetic_notice
 from aqe.storage import put
 
 
@@ -39,8 +40,10 @@ def _facts(origin: Origin, name: str, model_dir: Path) -> dict[str, dict[str, An
     """What the model comes from."""
     config, preferences = origin.config, origin.preferences
     sampling, align, stats = origin.prompt, config.align, preferences.stats
+    notice = synthetic_notice(config, origin.base.source)
     return {
         "Data": {
+            **({} if notice is None else {"queries": notice}),
             "corpus": f"{origin.index.stats['passages']} passages, artifact {origin.corpus.path.name}",
             "training queries": stats["queries"],
             "preferences": f"{stats['rsft_rows']} targets and {stats['dpo_pairs']} pairs, {preferences.path.name}",
@@ -77,7 +80,9 @@ def _results(origin: Origin, name: str, metrics: Mapping[str, Any]) -> dict[str,
     if (seeds := measured["num_seeds"]) > 1:
         values["seeds"] = f"the numbers above are means of {seeds} training seeds; these are the weights of the first"
         values["MRR of this one"] = f"{measured['of_seeds'][0]['mrr']:.4f}"
-    return {f"Results ({metrics['num_queries']} {origin.config.evaluate.split} queries)": values}
+    split = origin.config.evaluate.split
+    kind = f"synthetic {split}" if origin.config.queries.synthetic(split) else split
+    return {f"Results ({metrics['num_queries']} {kind} queries)": values}
 
 
 def write_model_card(

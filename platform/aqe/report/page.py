@@ -37,6 +37,8 @@ class ReportContext:
     systems: Sequence[System]
     """As given to `evaluate`."""
     subtitle: str = ""
+    notice: str = ""
+    """What a reader must know before the numbers."""
     query_weight: int = 1
     distinct_words: bool = False
     """Both as in the composed queries that were searched."""

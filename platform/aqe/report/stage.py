@@ -1,6 +1,7 @@
 """The stage that reports: what the searches found, compared, on a page, in files, and in the terminal."""
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from aqe.evaluate.runs import write_qrels, write_run
 from aqe.evaluate.systems import hits, systems
 from aqe.observe.cost import money
 from aqe.report.console import console_examples, console_table
+from aqe.report.notice import synthetic_notice
 from aqe.report.page import ReportContext, write_report
 from aqe.run import Run
 from aqe.storage import put
@@ -42,9 +44,9 @@ def report(run: Run, evidence: Evidence) -> Artifact:
         metrics |= {"chosen_on_dev": choices, "made": _made(evidence)}
         _write_runs(out, evidence.searched, qrels)
         write_report(out, metrics, _context(evidence, queries, compared, out))
-        table = console_table(metrics)
-        examples = console_examples(queries, compared, metrics)
-        write_text(f"{table}\n\n{examples}\n", out / "summary.txt")
+        notice = textwrap.fill(_notice(evidence), 118)
+        parts = [notice, console_table(metrics), console_examples(queries, compared, metrics)]
+        write_text("\n\n".join(filter(None, parts)) + "\n", out / "summary.txt")
         return {"queries": queries.num_rows, "systems": len(compared)}
 
     artifact = run.make(
@@ -67,6 +69,10 @@ def report(run: Run, evidence: Evidence) -> Artifact:
     )
     put(run.root / "report", lambda link: link.symlink_to(artifact.path.name))
     return artifact
+
+
+def _notice(evidence: Evidence) -> str:
+    return synthetic_notice(evidence.origin.config, evidence.origin.base.source) or ""
 
 
 def metrics_of(artifact: Artifact) -> dict[str, Any]:
@@ -117,6 +123,7 @@ def _context(evidence: Evidence, queries: pa.Table, compared: list[System], out:
         title=f"Aligned query expansion: {config.name}",
         subtitle=f"{origin.base.source}, {queries.num_rows:,} {config.evaluate.split} queries, "
         f"{origin.index.stats['passages']:,} passages",
+        notice=_notice(evidence),
         queries=queries,
         systems=compared,
         query_weight=config.rank.query_weight,
