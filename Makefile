@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quickstart results-quickstart results-wiki wiki-small test test-slow test-cluster test-faults lint lock docs bench bench-rank bench-scaling \
-  bench-driver bench-efficiency bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
+  bench-driver bench-reading bench-efficiency bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -75,6 +75,9 @@ bench-scaling: setup  ## ranking, sampling and dispatch on one and two nodes (15
 
 bench-driver: setup  ## the driver's memory with 80,000 queries x 50 candidates, ranked and preferred (15 minutes on 2 cores, 3 GB of disk)
 	@$(PY) benchmarks/driver.py
+
+bench-reading: setup  ## memory and pace of reading a corpus of 10 GB beside one of 1 GB (15 minutes on 2 cores, 25 GB of disk)
+	@$(PY) benchmarks/reading.py
 
 bench-gpu: setup  ## the transformers engine and a training step on a GPU, at real models' sizes (4 minutes)
 	@$(PY) benchmarks/gpu.py
