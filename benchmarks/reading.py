@@ -3,8 +3,8 @@
 usage: python benchmarks/reading.py [--gigabytes 1 10] [--out docs/results/bench_reading.json]
 
 The files are JSON lines of some 1 kB, made of random words, always the same; one line in 10,000 is no JSON and one has
-the docid of another. For each size one process reads the file with `aqe.corpus.stage.ingest_corpus` on a Ray of its own,
-a worker a core. Counted are the memory of the driver (RssAnon + RssShmem, 10 times a second), that of the largest
+the docid of another. For each size one process reads the file with `ingest_corpus` on a Ray of its own, a worker a
+core. Counted are the memory of the driver (RssAnon + RssShmem, 10 times a second), that of the largest
 worker and that of all workers together, and seconds. What was read is counted too: every line is a passage or a dead
 letter. Needs twice the largest size of disk, below runs/bench_reading, which is removed at the end.
 """
