@@ -27,7 +27,8 @@ MAY_KNOW = {
     # Files, metrics, nodes, models.
     "observe": "config",
     "storage": "errors observe",
-    "artifact": "errors storage",
+    "checksums": "observe storage",
+    "artifact": "checksums errors storage",
     "compiled": "artifact storage",
     "nodes": "errors",
     "smollm2": "errors",
@@ -38,7 +39,7 @@ MAY_KNOW = {
     # The stages, in the order of the loop. `impacts` is the engine of exact gold ranks.
     "index": "artifact compiled config errors nodes observe run storage",
     "corpus": "artifact config errors index nodes observe prompts records run",
-    "impacts": "compiled config errors index ranker",
+    "impacts": "artifact compiled config errors index ranker",
     "sample": "artifact base_model compose config endings errors malloc nodes observe prompts reasoning records run storage units",
     "rank": "artifact compose config errors impacts index nodes observe ranker records run units",
     "prefer": "artifact base_model compose config endings errors nodes prompts records run storage units",
@@ -54,7 +55,8 @@ MAY_KNOW = {
     "comparison": "artifact config evaluate pipeline prompts rank report",
     "check": "align base_model config corpus errors evaluate index prompts sample",
     "cost": "config corpus",
-    "cli": "__init__ base_model check comparison config cost errors observe pipeline smollm2",
+    "mend": "artifact checksums errors observe storage",
+    "cli": "__init__ base_model check comparison config cost errors mend observe pipeline smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

@@ -43,6 +43,7 @@ Overrides = Annotated[list[str], typer.Option("--set", help="key.path=value, ove
 BaseDir = Annotated[
     Path | None, typer.Option("--base-dir", help="Relative paths are below this directory (default: where you are).")
 ]
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 
 # Rich's own markup would take [rsft, dpo] in a docstring for a style.
 _program = partial(typer.Typer, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -246,6 +247,25 @@ def expand(
 
         expansion = Expander.load(model).expand(query)
         say(f"expansion  {expansion.text}\ncomposed   {expansion.composed}")
+
+
+@app.command()
+def verify(
+    run_directory: RunDirectory,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove what is broken and what was made from it: the run makes it again.")
+    ] = False,
+) -> None:
+    """Read each file of a run's artifacts anew, and say which are as they were made; exit code 4 where one is not."""
+    with _quietly():
+        from aqe import mend
+
+        broken = mend.verify_run(run_directory, say)
+        if broken and remove:
+            mend.remove(run_directory, broken, say)
+            say(f"{len(broken)} broken: removed. The command that made {run_directory} makes again what is missing.")
+    if broken and not remove:
+        raise typer.Exit(4)
 
 
 @app.command()
