@@ -1,4 +1,4 @@
-"""What is broken in a run is found by `aqe verify`, removed with all that was made from it, and made again."""
+"""What is broken in a run, or failed in it, is taken back with what was made from it, and made again."""
 
 import json
 import os
@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from filelock import FileLock
 
-from aqe.artifact import MANIFEST, UNFINISHED, Artifact
+from aqe.artifact import MANIFEST, UNFINISHED, Artifact, write_parquet
 from aqe.errors import ArtifactError
-from aqe.mend import made_from, members
+from aqe.mend import made_from, members, retry_run
 from aqe.run import Run
+from aqe.units import Pool, Work, cut_units, run_units
 from tests.test_artifact import flip
 from tests.test_cli import aqe
+from tests.test_units import SCHEMA, Numbers, Squares
 
 
 class Loop:
@@ -128,3 +131,93 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
         members(tmp_path)
     done: subprocess.CompletedProcess[str] = aqe("verify", str(tmp_path / "nothing"))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def times(artifact: Artifact) -> dict[str, int]:
+    return {path.stem: path.stat().st_mtime_ns for path in (artifact.path / "data").glob("*.parquet")}
+
+
+def test_rows_that_failed_are_tried_again_and_no_others(ray_cluster: None, tmp_path: Path) -> None:
+    # Squares fails with the unit of 40 until this file is there.
+    root, mended = tmp_path / "run", tmp_path / "mended"
+    run = Run(root, lambda line: None, max_dead_share=1)
+    built: list[str] = []
+
+    def sample(out: Path) -> Mapping[str, Any]:
+        built.append("sample")
+        work = Work(Squares, {"mended": mended}, Numbers(), SCHEMA, "numbers")
+        return run_units(run, "sample", out, cut_units(60, 5), work, Pool(2, num_cpus=0.5))
+
+    def rank(out: Path) -> Mapping[str, Any]:
+        built.append("rank")
+        return {}
+
+    def loop() -> tuple[Artifact, Artifact, Artifact]:
+        samples = run.make("sample", config={}, inputs={}, build=sample)
+        ranks = run.make("rank", config={}, inputs={"samples": samples}, build=rank)
+        return samples, ranks, run.make("other", config={}, inputs={}, build=rank)
+
+    samples, ranks, other = loop()
+    assert samples.stats["dead"] == 6
+    assert samples.stats["dead_reasons"] == {"ValueError: forty": 5, "unlucky": 1}
+    before, built[:] = times(samples), []
+    mended.touch()
+
+    done = aqe("retry", str(root))
+    assert done.returncode == 0, done.stderr
+    gone, taken, last = done.stdout.splitlines()
+    assert gone.startswith(f"{ranks.path.name}: removed")
+    assert (
+        taken == f"{samples.path.name}: 6 rows failed in 2 units (5 x ValueError: forty; 1 x unlucky); 10 others stay"
+    )
+    assert str(root) in last
+    assert members(root) == sorted([samples.path, other.path])
+
+    again, _, _ = loop()
+    assert built == ["sample", "rank"]
+    after = times(again)
+    assert {name for name in before if after[name] != before[name]} == {"000000010-000000015", "000000040-000000045"}
+    assert (again.path, again.stats["dead"], again.stats["dead_reasons"]) == (samples.path, 1, {"unlucky": 1})
+    assert again.read()["n"].to_pylist() == [n for n in range(60) if n != 13]
+
+
+def failing(stage: str, units: int) -> Callable[[Path], Mapping[str, Any]]:
+    """A stage of so many units, a row of the last of which failed."""
+
+    def build(out: Path) -> Mapping[str, Any]:
+        for unit in range(units):
+            write_parquet(pa.table({"n": [unit]}), out / "data" / f"{unit}.parquet")
+        write_parquet(pa.table({"reason": [f"{stage} failed"]}), out / "dead_letters" / f"{units - 1}.parquet")
+        return {"dead": 1}
+
+    return build
+
+
+def test_a_later_stage_that_failed_too_is_made_again_as_a_whole(tmp_path: Path) -> None:
+    run, said = Run(tmp_path, lambda line: None), list[str]()
+    samples = run.make("sample", config={}, inputs={}, build=failing("sample", 3))
+    run.make("rank", config={}, inputs={"samples": samples}, build=failing("rank", 3))
+    assert retry_run(tmp_path, said.append)
+    assert members(tmp_path) == [samples.path] and not (samples.path / MANIFEST).exists()
+    assert sorted(path.name for path in (samples.path / "data").iterdir()) == ["0.parquet", "1.parquet"]
+    assert not list((samples.path / "dead_letters").iterdir())
+    # Unfinished now: nothing more to take back.
+    assert not retry_run(tmp_path, said.append)
+
+
+def test_units_that_would_stay_are_verified_before(tmp_path: Path) -> None:
+    samples = Run(tmp_path, lambda line: None).make("sample", config={}, inputs={}, build=failing("sample", 3))
+    flip(samples.path / "data" / "0.parquet")
+    with pytest.raises(ArtifactError, match=r"0\.parquet holds other bytes"):
+        retry_run(tmp_path, lambda line: None)
+    assert (samples.path / MANIFEST).exists()
+
+
+def test_rows_that_were_refused_on_reading_are_not_tried_again(tmp_path: Path) -> None:
+    def build(out: Path) -> Mapping[str, Any]:
+        write_parquet(pa.table({"reason": ["no text"]}), out / "dead_letters.parquet")
+        return {"dead": 1}
+
+    corpus = Run(tmp_path, lambda line: None).make("corpus", config={}, inputs={}, build=build)
+    assert "nothing to retry" in aqe("retry", str(tmp_path)).stdout
+    assert (corpus.path / MANIFEST).exists()

@@ -103,7 +103,12 @@ def test_quick_units_go_out_several_at_a_time_and_end_in_the_same_rows(ray_clust
     assert (stats["rows_in"], stats["dead"], stats["queries_per_unit"]) == (500, 1, 2)
     assert read_parquet(tmp_path / "out" / "data")["n"].to_pylist() == [n for n in range(500) if n != 13]
     assert len(list((tmp_path / "out" / "data").iterdir())) == 250
-    assert "500/500 numbers" in said[-1]
+    assert "500/500 numbers" in said[-2]
+    letters = tmp_path / "out" / "dead_letters"
+    assert said[-1] == (
+        f"squares: 1 of 500 numbers could not be processed, see {letters}: 1 x unlucky. "
+        f"After a fix: `aqe retry {tmp_path}`"
+    )
 
 
 def test_rows_that_cannot_be_read_stop_the_stage_and_are_no_dead_letters(ray_cluster: None, tmp_path: Path) -> None:

@@ -269,6 +269,18 @@ def verify(
 
 
 @app.command()
+def retry(run_directory: RunDirectory) -> None:
+    """Take back what failed in a run, row by row, and what was made from it: the same command tries it again."""
+    with _quietly():
+        from aqe import mend
+
+        if mend.retry_run(run_directory, say):
+            say(f"The command that made {run_directory} tries these rows again, and makes again what is missing.")
+        else:
+            say("nothing to retry: rows that were refused on reading are read again when the input has changed")
+
+
+@app.command()
 def presets() -> None:
     """The configurations that come with the package."""
     for path in sorted(PRESETS.glob("*.yaml")):

@@ -1,4 +1,4 @@
-"""What is broken in a run is found, and taken back with all that was made from it: the same command makes it again."""
+"""What is broken in a run, or failed in it, is taken back with what was made from it, to be made again."""
 
 import contextlib
 import json
@@ -8,7 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from aqe import checksums
-from aqe.artifact import MANIFEST, NAME, UNFINISHED, look
+from aqe.artifact import MANIFEST, NAME, UNFINISHED, load, look, reopen
+from aqe.dead_letters import common, failed_units, reasons_of
 from aqe.errors import ArtifactError
 from aqe.observe.progress import Say
 from aqe.storage import withdraw
@@ -52,14 +53,56 @@ def _verdict(path: Path) -> tuple[str, bool]:
 def remove(root: Path, paths: Sequence[Path], say: Say) -> None:
     """Remove artifacts of a run and whatever was made from them. ArtifactError where a process works in the run."""
     with alone(root):
-        made = made_from(root, paths)
-        # The last made first: whoever is interrupted finds what is left by what it was made from.
-        for path in [*reversed(made), *paths]:
+        _withdraw_made_from(root, paths, say)
+        for path in paths:
             withdraw(path)
-            say(f"{path.name}: removed" + ("" if path in paths else ", it was made from what is taken back"))
-        for link in root.iterdir():
-            if link.is_symlink() and not link.exists():
-                link.unlink()
+            say(f"{path.name}: removed")
+        _unlink(root)
+
+
+def retry_run(root: Path, say: Say) -> bool:
+    """Take back the units of complete artifacts in which rows failed, and remove whatever was made from these.
+
+    Returns whether there were some. All other units stay as they are, so that no other row of these stages is worked on
+    again. ArtifactError where a process works in the run, or where what stays is not as it was made.
+    """
+    failed = [path for path in members(root) if failed_units(path)]
+    for path in failed:
+        if not (path / MANIFEST).exists():
+            say(f"{path.name}: unfinished, the same command tries again by itself what failed")
+    with alone(root):
+        complete = [path for path in failed if (path / MANIFEST).exists()]
+        # What was made from another one of them is made again as a whole.
+        later = {one for path in complete for one in made_from(root, [path])}
+        # Without its manifest nobody will know how the rest of a file must be.
+        opened = [load(path) for path in complete if path not in later]
+        _withdraw_made_from(root, [artifact.path for artifact in opened], say)
+        for artifact in opened:
+            path, units = artifact.path, failed_units(artifact.path)
+            reasons = reasons_of(path / "dead_letters")
+            kept = len(list((path / "data").glob("*.parquet"))) - len(units)
+            rest = f"{kept} others stay" if kept >= 0 else "it keeps no units, so all are made again"
+            say(f"{path.name}: {reasons.total()} rows failed in {len(units)} units ({common(reasons)}); {rest}")
+            reopen(artifact)
+            for unit in units:
+                for part in ("data", "dead_letters"):
+                    (path / part / f"{unit}.parquet").unlink(missing_ok=True)
+        _unlink(root)
+    return bool(opened)
+
+
+def _withdraw_made_from(root: Path, paths: Sequence[Path], say: Say) -> None:
+    # The last made first: whoever is interrupted finds what is left by what it was made from.
+    for path in reversed(made_from(root, paths)):
+        withdraw(path)
+        say(f"{path.name}: removed, it was made from what is taken back")
+
+
+def _unlink(root: Path) -> None:
+    """`report` leads to the newest report, if there still is one."""
+    for link in root.iterdir():
+        if link.is_symlink() and not link.exists():
+            link.unlink()
 
 
 def made_from(root: Path, paths: Collection[Path]) -> list[Path]:

@@ -21,6 +21,7 @@ import ray
 import ray.data
 
 from aqe.artifact import Artifact, parquet_files, verify, write_parquet
+from aqe.dead_letters import common, reasons_of
 from aqe.errors import ArtifactError, StorageError
 from aqe.observe import metrics
 from aqe.observe.progress import Progress
@@ -269,6 +270,12 @@ def run_units(run: Run, stage: str, out: Path, units: Sequence[Unit], work: Work
                 metrics.level(metrics.UNITS_LEFT, len(todo) - number, stage=stage)
                 progress.update(sizes[done["name"]], **{k: v for k, v in counts.items() if k in RATED})
                 run.check_dead(stage, out / "dead_letters", total.dead, queries)
+    if total.dead:
+        letters = out / "dead_letters"
+        run.say(
+            f"{stage}: {total.dead} of {queries} {work.noun} could not be processed, see {letters}: "
+            f"{common(reasons_of(letters))}. After a fix: `aqe retry {run.root}`"
+        )
     counts = dict(total.counts)
     busy = counts.pop("busy_seconds", 0.0)
     rated = {kind: counts[kind] for kind in RATED if kind in counts}
