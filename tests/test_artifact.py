@@ -1,5 +1,7 @@
-"""Artifacts: whole or not at all, made once, named by what they depend on."""
+"""Artifacts: whole or not at all, made once, named by what they depend on, verified before they are used."""
 
+import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,22 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aqe.artifact import MANIFEST, Artifact, Slices, load, make, parquet_files, read_parquet, write_parquet
-from aqe.errors import ArtifactError
+from aqe import storage
+from aqe.artifact import (
+    CHANGING,
+    MANIFEST,
+    Artifact,
+    Slices,
+    load,
+    make,
+    parquet_files,
+    read_parquet,
+    verify,
+    write_parquet,
+    write_text,
+)
+from aqe.errors import ArtifactError, StorageError
+from aqe.expand.settings import SETTINGS
 
 
 def build_counting(calls: list[Path], fail: bool = False) -> Any:
@@ -72,6 +88,143 @@ def test_damaged_manifest_is_named(tmp_path: Path) -> None:
     (done.path / MANIFEST).write_text("{")
     with pytest.raises(ArtifactError, match="not JSON"):
         load(done.path)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["[]", "{}", '{"stage": "s", "fingerprint": "f", "config": {}, "inputs": {}}', b"\xff\xfe", "files"],
+)
+def test_a_manifest_that_is_none_is_named_in_one_line(tmp_path: Path, manifest: str | bytes) -> None:
+    done = make(tmp_path, "stage", config={}, inputs={}, build=lambda out: {})
+    if manifest == "files":
+        manifest = json.dumps({**done.manifest, "files": {"data.parquet": 3}})
+    (done.path / MANIFEST).write_bytes(manifest if isinstance(manifest, bytes) else manifest.encode())
+    with pytest.raises(ArtifactError, match=f"{MANIFEST} .*aqe verify {tmp_path} --remove") as caught:
+        make(tmp_path, "stage", config={}, inputs={}, build=lambda out: {})
+    assert "\n" not in str(caught.value)
+
+
+#: What stages leave, in small: units, an index, a model.
+PARTS = ["data/000.parquet", "data/001.parquet", "impacts-00000-of-00001.safetensors", "model/model.safetensors"]
+
+
+def build_parts(out: Path) -> dict[str, int]:
+    for number, name in enumerate([*PARTS, *CHANGING]):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(bytes([number]) * 1000)
+    (out / "data" / ".half.part").write_bytes(b"nobody's")
+    (out / "lucene").symlink_to(Path(__file__).parent)
+    return {}
+
+
+def made_of_parts(root: Path) -> Artifact:
+    return make(root, "parts", config={}, inputs={}, build=build_parts, say=lambda line: None)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_manifest_states_each_file_that_never_changes(tmp_path: Path) -> None:
+    artifact = made_of_parts(tmp_path)
+    assert artifact.files is not None and sorted(artifact.files) == sorted(PARTS)
+    assert {stated["bytes"] for stated in artifact.files.values()} == {1000}
+    assert sorted(p.name for p in artifact.path.iterdir() if p.is_file()) == [PARTS[2], MANIFEST]
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("harm", ["flipped", "truncated", "grown", "missing"])
+def test_what_is_not_as_it_was_made_is_named_and_not_read(tmp_path: Path, name: str, harm: str) -> None:
+    file = made_of_parts(tmp_path).path / name
+    if harm == "flipped":
+        flip(file)
+    elif harm == "missing":
+        file.unlink()
+    else:
+        os.truncate(file, 999 if harm == "truncated" else 1001)
+    word = {"flipped": "other bytes", "truncated": "shorter", "grown": "longer", "missing": "missing"}[harm]
+    artifact = next(tmp_path.glob("parts-*"))
+    for use in (lambda: made_of_parts(tmp_path), lambda: load(artifact), lambda: verify(file)):
+        with pytest.raises(ArtifactError, match=f"{file} .*{word}.*aqe verify {tmp_path} --remove"):
+            use()
+
+
+def test_a_part_is_verified_by_itself(tmp_path: Path) -> None:
+    artifact = made_of_parts(tmp_path)
+    flip(artifact.path / "data" / "001.parquet")
+    for part in ("data/000.parquet", "model", "impacts-00000-of-00001.safetensors", "lucene"):
+        verify(artifact.path / part)
+    for part in ("data/001.parquet", "data", ""):
+        with pytest.raises(ArtifactError, match="other bytes"):
+            verify(artifact.path / part)
+
+
+def test_card_and_settings_beside_a_model_may_change(tmp_path: Path) -> None:
+    artifact = made_of_parts(tmp_path)
+    for name in CHANGING:
+        write_text("anew", artifact.path / name)
+    assert made_of_parts(tmp_path) == artifact
+    assert f"model/{SETTINGS}" in CHANGING
+
+
+def test_a_file_is_read_once_and_again_when_its_time_is_another(tmp_path: Path) -> None:
+    file = made_of_parts(tmp_path).path / PARTS[0]
+    before = file.stat()
+    flip(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # Not read: its size and its time are as they were when it was made here.
+    made_of_parts(tmp_path)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(ArtifactError, match="other bytes"):
+        made_of_parts(tmp_path)
+    flip(file)
+    made_of_parts(tmp_path)
+    # As it is now is what is remembered.
+    now = file.stat()
+    flip(file)
+    os.utime(file, ns=(now.st_atime_ns, now.st_mtime_ns))
+    made_of_parts(tmp_path)
+
+
+def test_without_a_memory_every_look_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AQE_CACHE", str(tmp_path / "file"))
+    file = made_of_parts(tmp_path).path / PARTS[0]
+    before = file.stat()
+    made_of_parts(tmp_path)
+    flip(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ArtifactError, match="other bytes"):
+        made_of_parts(tmp_path)
+
+
+def test_another_node_waits_for_a_file_that_it_sees_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = made_of_parts(tmp_path)
+    file, waited = artifact.path / PARTS[0], artifact.path / "waited"
+    file.rename(waited)
+    monkeypatch.setattr(storage, "PAUSES", (0.0,))
+    monkeypatch.setattr(storage, "say", lambda line: waited.rename(file))
+    verify(artifact.path, patient=True)
+    monkeypatch.setattr(storage, "say", lambda line: None)
+    file.rename(waited)
+    with pytest.raises(StorageError, match=f"{file} cannot be read"):
+        verify(artifact.path, patient=True)
+
+
+def test_what_an_older_version_made_is_read_as_before(tmp_path: Path) -> None:
+    artifact = made_of_parts(tmp_path)
+    old = {key: value for key, value in artifact.manifest.items() if key != "files"}
+    write_text(json.dumps(old), artifact.path / MANIFEST)
+    flip(artifact.path / PARTS[0])
+    assert made_of_parts(tmp_path).files is None
+    verify(artifact.path / "data")
+
+
+def test_what_lies_in_no_artifact_is_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"name": "a page"}')
+    verify(tmp_path / "model")
 
 
 def test_directory_reads_in_the_order_of_names(tmp_path: Path) -> None:

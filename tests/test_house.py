@@ -27,25 +27,27 @@ MAY_KNOW = {
     # Files, metrics, nodes, models.
     "observe": "config",
     "storage": "errors observe",
-    "artifact": "errors storage",
+    "checksums": "observe storage",
+    "artifact": "checksums errors storage",
+    "dead_letters": "artifact",
     "compiled": "artifact storage",
     "nodes": "errors",
     "smollm2": "errors",
     "base_model": "artifact config errors smollm2 storage",
     # What every stage gets, and the pool that most use.
-    "run": "artifact config errors nodes observe",
-    "units": "artifact errors observe records run storage",
+    "run": "artifact config dead_letters errors nodes observe",
+    "units": "artifact dead_letters errors observe records run storage",
     # The stages, in the order of the loop. `impacts` is the engine of exact gold ranks.
     "index": "artifact compiled config errors nodes observe run storage",
     "corpus": "artifact config errors index nodes observe prompts records run",
-    "impacts": "compiled config errors index ranker",
+    "impacts": "artifact compiled config errors index ranker",
     "sample": "artifact base_model compose config endings errors malloc nodes observe prompts reasoning records run storage units",
     "rank": "artifact compose config errors impacts index nodes observe ranker records run units",
     "synthetic": "artifact base_model compose config corpus errors nodes prompts rank records run sample",
     "prefer": "artifact base_model compose config endings errors nodes prompts records run storage units",
-    "align": "artifact base_model config errors malloc nodes observe records run storage",
+    "align": "artifact base_model config dead_letters errors malloc nodes observe records run storage",
     "evaluate": "align artifact base_model compose config corpus errors nodes prefer rank ranker records run storage units",
-    "report": "align artifact compose config evaluate observe prompts run storage",
+    "report": "align artifact compose config dead_letters evaluate observe prompts run storage",
     # What uses an aligned model.
     "expand": "artifact base_model compose config errors prompts reasoning sample",
     "pyterrier": "errors expand",
@@ -55,7 +57,8 @@ MAY_KNOW = {
     "comparison": "artifact config evaluate pipeline prompts rank report",
     "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic",
     "cost": "config corpus synthetic",
-    "cli": "__init__ base_model check comparison config cost errors observe pipeline smollm2",
+    "mend": "artifact checksums dead_letters errors observe storage",
+    "cli": "__init__ base_model check comparison config cost errors mend observe pipeline smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

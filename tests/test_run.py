@@ -1,4 +1,4 @@
-"""What a run tells: a stage once, what it cost, and how many rows it may lose."""
+"""What a run tells: a stage once, what it cost, how many rows it may lose, and why it lost some."""
 
 from pathlib import Path
 
@@ -29,3 +29,25 @@ def test_too_many_dead_letters_are_an_error_with_their_reasons(tmp_path: Path) -
     Run(tmp_path, max_dead_share=0.3).check_dead("sample", letters, 3, 10)
     with pytest.raises(DeadLetterError, match=r"3 of 10 rows .* 2 x too long; 1 x empty"):
         Run(tmp_path, max_dead_share=0.29).check_dead("sample", letters, 3, 10)
+
+
+def test_a_manifest_counts_dead_letters_by_their_reasons(tmp_path: Path) -> None:
+    def build(out: Path) -> dict[str, int]:
+        write_parquet(pa.table({"reason": ["too long", "empty", "too long"]}), out / "dead_letters" / "unit.parquet")
+        return {"rows_in": 9, "dead": 3}
+
+    def refuse(out: Path) -> dict[str, int]:
+        reasons = ["no text"] * 2 + [f"line {number}" for number in range(30)]
+        write_parquet(pa.table({"reason": reasons}), out / "dead_letters.parquet")
+        return {"passages": 7}
+
+    run = Run(tmp_path, lambda line: None)
+    failed = run.make("sample", config={}, inputs={}, build=build)
+    assert failed.stats["dead"] == 3 and failed.stats["dead_reasons"] == {"too long": 2, "empty": 1}
+    # As many reasons as rows are no list that anybody reads.
+    refused = run.make("corpus", config={}, inputs={}, build=refuse)
+    reasons = refused.stats["dead_reasons"]
+    assert refused.stats["dead"] == sum(reasons.values()) == 32
+    assert next(iter(reasons.items())) == ("no text", 2) and reasons["other reasons"] == 32 - 2 - 19
+    whole = run.make("rank", config={}, inputs={}, build=lambda out: {"dead": 0})
+    assert "dead_reasons" not in whole.stats

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aqe import storage
-from aqe.artifact import Artifact, read_parquet, write_parquet
+from aqe.artifact import Artifact, make, read_parquet, write_parquet
 from aqe.errors import ArtifactError, DeadLetterError, StorageError
 from aqe.run import Run
 from aqe.units import Pool, Result, Row, Unit, Work, cut_units, run_units, with_files
+from tests.test_artifact import flip
 from tests.tools.small_disk import small_disk
 
 SCHEMA = pa.schema([("n", pa.int64()), ("square", pa.int64())])
@@ -102,7 +103,12 @@ def test_quick_units_go_out_several_at_a_time_and_end_in_the_same_rows(ray_clust
     assert (stats["rows_in"], stats["dead"], stats["queries_per_unit"]) == (500, 1, 2)
     assert read_parquet(tmp_path / "out" / "data")["n"].to_pylist() == [n for n in range(500) if n != 13]
     assert len(list((tmp_path / "out" / "data").iterdir())) == 250
-    assert "500/500 numbers" in said[-1]
+    assert "500/500 numbers" in said[-2]
+    letters = tmp_path / "out" / "dead_letters"
+    assert said[-1] == (
+        f"squares: 1 of 500 numbers could not be processed, see {letters}: 1 x unlucky. "
+        f"After a fix: `aqe retry {tmp_path}`"
+    )
 
 
 def test_rows_that_cannot_be_read_stop_the_stage_and_are_no_dead_letters(ray_cluster: None, tmp_path: Path) -> None:
@@ -124,6 +130,30 @@ def test_a_refusal_ends_the_task_at_once(ray_cluster: None, tmp_path: Path) -> N
         run_units(Run(tmp_path), "squares", tmp_path / "out", cut_units(2000, 1), work, Pool(1, num_cpus=0.5))
     # Two tasks may be on their way; each of them has 32 units.
     assert len(list(read.iterdir())) <= 4
+
+
+@pytest.mark.parametrize("harm", ["flipped", "missing"])
+def test_no_unit_is_worked_on_where_an_artifact_is_not_as_it_was_made(
+    ray_cluster: None, tmp_path: Path, harm: str
+) -> None:
+    def build(out: Path) -> dict[str, int]:
+        write_parquet(pa.table({"n": [1, 2, 3]}), out / "data" / "0.parquet")
+        return {}
+
+    samples = make(tmp_path, "sample", config={}, inputs={}, build=build)
+    file = samples.path / "data" / "0.parquet"
+    error: type[Exception] = ArtifactError if harm == "flipped" else StorageError
+    if harm == "flipped":
+        flip(file)
+    else:
+        file.unlink()
+    read: Path = tmp_path / "read"
+    read.mkdir()
+    work = Work(Squares, {"mended": tmp_path}, Broken(read), SCHEMA, "numbers", reads=(samples.path / "data",))
+    with pytest.raises(error, match=str(file)) as caught:
+        run_units(Run(tmp_path), "squares", tmp_path / "out", cut_units(20, 5), work, Pool(2, num_cpus=0.5))
+    assert "aqe verify" in str(caught.value) if harm == "flipped" else "cannot be read" in str(caught.value)
+    assert not list(read.iterdir()) and not (tmp_path / "out").exists()
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 9))

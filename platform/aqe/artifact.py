@@ -2,15 +2,19 @@
 
 `runs/<name>/<stage>-<fingerprint>/` holds the data and `manifest.json`. The manifest is written last and atomically:
 a directory with one is complete and its data never change again (beside a model's weights, its card and the settings it
-is served with may be written anew); one without is unfinished work that the same command resumes.
+is served with may be written anew); one without is unfinished work that the same command resumes. The manifest states
+size and checksum of each file that never changes, and nothing is used before it was held against them.
 """
 
 import hashlib
 import json
+import os
+import re
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
@@ -21,10 +25,19 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from aqe import checksums
 from aqe.errors import ArtifactError
 from aqe.storage import put, retry
 
 MANIFEST = "manifest.json"
+#: Stands in its place while the work is unfinished: what it is made from.
+UNFINISHED = "unfinished.json"
+#: What an artifact's directory is called.
+NAME = re.compile(r".+-[0-9a-f]{16}")
+#: May be written anew beside a model's weights: its card, and how it is asked (`Pipeline.publish`).
+CHANGING = frozenset({"model/README.md", "model/aqe.json"})
+#: What a manifest must say to be one.
+_KEYS = {"stage": str, "fingerprint": str, "config": dict, "inputs": dict, "stats": dict}
 
 #: Rows of a group in a file whose rows are read by their numbers (see `Slices`).
 GROUP_ROWS = 1_024
@@ -45,6 +58,17 @@ class Artifact:
     @property
     def fingerprint(self) -> str:
         return str(self.manifest["fingerprint"])
+
+    @property
+    def files(self) -> Mapping[str, Mapping[str, Any]] | None:
+        """Size and checksum of each file that never changes, by name; None where an older version made it."""
+        files: Mapping[str, Mapping[str, Any]] | None = self.manifest.get("files")
+        return files
+
+    @property
+    def parents(self) -> list[str]:
+        """Names of the artifacts that it was made from."""
+        return list(self.manifest.get("parents", ()))
 
     @property
     def stats(self) -> Mapping[str, Any]:
@@ -150,17 +174,84 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def load(path: Path) -> Artifact:
-    """Open a complete artifact. ArtifactError when it is not one."""
+    """Open a complete artifact. ArtifactError when it is not one, or not as it was made: see `verify`."""
+    artifact = look(path)
+    _hold_to(artifact)
+    return artifact
+
+
+def look(path: Path) -> Artifact:
+    """What a manifest says, its files unseen. ArtifactError when there is none, or it is broken."""
+    file = path / MANIFEST
     try:
-        return Artifact(path, json.loads((path / MANIFEST).read_text()))
-    except FileNotFoundError:
+        manifest = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{path} is not complete (no {MANIFEST}). Run the job that makes it again: it resumes."
         ) from None
     except ValueError as error:
-        raise ArtifactError(
-            f"{path / MANIFEST} is not JSON ({error}). Remove the directory and run the job again."
-        ) from None
+        raise _broken(path, f"{file} is not JSON ({error})") from None
+    lacking = [
+        key for key, kind in _KEYS.items() if not isinstance(manifest, dict) or type(manifest.get(key)) is not kind
+    ]
+    if lacking:
+        raise _broken(path, f"{file} does not say what a manifest says: {', '.join(lacking)}")
+    stated = manifest.get("files", {})
+    if not isinstance(stated, dict) or not all(
+        isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in stated.values()
+    ):
+        raise _broken(path, f"{file} does not say what each file was made with")
+    return Artifact(path, manifest)
+
+
+def verify(path: Path, *, patient: bool = False) -> None:
+    """ArtifactError unless an artifact, or what lies at `path` in one, is as it was made: no file missing or changed.
+
+    Each file is read once on a node, before it is first used there. What lies in no artifact, and what an older version
+    made, is not looked at. `patient`: on a node that may see late what another has written, see `checksums.flaws`.
+    """
+    path = path.absolute()
+    directory = next((one for one in (path, *path.parents) if NAME.fullmatch(one.name)), None)
+    if directory is None:
+        return
+    artifact = retry(directory / MANIFEST, partial(look, directory), reads=True) if patient else look(directory)
+    _hold_to(artifact, str(path.relative_to(directory)), patient)
+
+
+def _hold_to(artifact: Artifact, part: str = ".", patient: bool = False) -> None:
+    files = artifact.files or {}
+    own = {name: stated for name, stated in files.items() if part == "." or f"{name}/".startswith(f"{part}/")}
+    if flaws := checksums.flaws(artifact.path, own, patient=patient):
+        more = f", and {len(flaws) - 1:,} more of its files are not as they were" if len(flaws) > 1 else ""
+        raise _broken(artifact.path, f"{flaws[0]}{more}")
+
+
+def _broken(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{what}. Nothing of it is read. `aqe verify {path.parent} --remove` removes {path.name} and what was made "
+        "from it; the same command then makes them again."
+    )
+
+
+def _lasting(path: Path) -> list[str]:
+    """Names of all files of an artifact that never change; what a link leads to belongs to others."""
+    names = []
+    for directory, below, files in os.walk(path):
+        # What is hidden was being written when its writer died.
+        below[:] = [name for name in below if not name.startswith(".")]
+        own = (Path(directory, name) for name in files if not name.startswith("."))
+        names += [str(file.relative_to(path)) for file in own if not file.is_symlink()]
+    return [name for name in names if name not in CHANGING | {MANIFEST, UNFINISHED}]
+
+
+def reopen(artifact: Artifact) -> None:
+    """Make it unfinished work again, which the same command resumes."""
+    _begin(artifact.path, artifact.parents)
+    (artifact.path / MANIFEST).unlink()
+
+
+def _begin(path: Path, parents: Sequence[str]) -> None:
+    write_text(json.dumps({"parents": parents}) + "\n", path / UNFINISHED)
 
 
 def _timed(stats: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -188,7 +279,7 @@ def make(
     `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id) or
     a part of an artifact; `parents` are the artifacts that such parts come from: recorded, but no part of the name.
     `packages` are those whose version changes the result. `made` is told the statistics of what was not there before.
-    Raises ArtifactError when another process is building it.
+    Raises ArtifactError when another process is building it, or when what is there is not as it was made.
     """
     ids = {name: value.fingerprint if isinstance(value, Artifact) else value for name, value in inputs.items()}
     installed = versions(*packages)
@@ -202,6 +293,8 @@ def make(
         with FileLock(root / f".{path.name}.lock", timeout=0):
             if (path / MANIFEST).exists():  # Another process ended between the look above and the lock.
                 return load(path)
+            origin = [a.path.name for a in (*inputs.values(), *parents) if isinstance(a, Artifact)]
+            _begin(path, origin)
             started = time.time()
             stats = build(path)
             manifest: dict[str, Any] = {
@@ -209,12 +302,14 @@ def make(
                 "fingerprint": fingerprint,
                 "config": config,
                 "inputs": ids,
-                "parents": [a.path.name for a in (*inputs.values(), *parents) if isinstance(a, Artifact)],
+                "parents": origin,
                 "versions": installed,
                 "stats": _timed(stats, time.time() - started),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "files": checksums.take(path, _lasting(path)),
             }
             write_text(json.dumps(manifest, indent=1, default=str) + "\n", path / MANIFEST)
+            (path / UNFINISHED).unlink(missing_ok=True)
             made(manifest["stats"])
     except Timeout:
         raise ArtifactError(

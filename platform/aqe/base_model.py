@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from filelock import FileLock
 
-from aqe.artifact import Artifact, digest, file_digest
+from aqe.artifact import MANIFEST, Artifact, digest, file_digest, verify
 from aqe.config.data import PACKAGE, ModelConfig, is_path
 from aqe.errors import DependencyError, InputError
 from aqe.storage import cache_directory, put
@@ -83,12 +83,15 @@ def model_directory(config: ModelConfig) -> Path:
     """The model's directory: download it, convert it once, or take it as it lies.
 
     Raises InputError when there is no such model, or it is not a causal language model with a tokenizer;
-    DependencyError when the package that carries it is not installed.
+    DependencyError when the package that carries it is not installed; ArtifactError when alignment made it, and it is
+    not as it was made.
     """
     if config.source.startswith(PACKAGE):
         path = _from_package(config)
     elif is_path(config.source):
         path = _directory(config)
+        if (path.parent / MANIFEST).exists():
+            verify(path)
     else:
         path = _download(config, (*_DESCRIPTIONS, _WEIGHTS))
     _check_directory(path)

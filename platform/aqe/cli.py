@@ -47,6 +47,7 @@ Overrides = Annotated[list[str], typer.Option("--set", help="key.path=value, ove
 BaseDir = Annotated[
     Path | None, typer.Option("--base-dir", help="Relative paths are below this directory (default: where you are).")
 ]
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="At most so many queries of each source: for a quick try.")
@@ -324,6 +325,37 @@ def expand(
 
         expansion = Expander.load(model).expand(query)
         say(f"expansion  {expansion.text}\ncomposed   {expansion.composed}")
+
+
+@app.command()
+def verify(
+    run_directory: RunDirectory,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove what is broken and what was made from it: the run makes it again.")
+    ] = False,
+) -> None:
+    """Read each file of a run's artifacts anew, and say which are as they were made; exit code 4 where one is not."""
+    with quietly():
+        from aqe import mend
+
+        broken = mend.verify_run(run_directory, say)
+        if broken and remove:
+            mend.remove(run_directory, broken, say)
+            say(f"{len(broken)} broken: removed. The command that made {run_directory} makes again what is missing.")
+    if broken and not remove:
+        raise typer.Exit(4)
+
+
+@app.command()
+def retry(run_directory: RunDirectory) -> None:
+    """Take back what failed in a run, row by row, and what was made from it: the same command tries it again."""
+    with quietly():
+        from aqe import mend
+
+        if mend.retry_run(run_directory, say):
+            say(f"The command that made {run_directory} tries these rows again, and makes again what is missing.")
+        else:
+            say("nothing to retry: rows that were refused on reading are read again when the input has changed")
 
 
 @app.command()

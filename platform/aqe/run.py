@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import aqe.artifact
-from aqe.artifact import Artifact, read_parquet
+from aqe.artifact import Artifact
 from aqe.config.pipeline import PriceConfig
+from aqe.dead_letters import common, letters_of, listed, reasons_of
 from aqe.errors import DeadLetterError
 from aqe.nodes import NodeKind, Nodes, nodes_of
 from aqe.observe.cost import describe
@@ -46,7 +47,7 @@ class Run:
             stage,
             config=config,
             inputs=inputs,
-            build=build,
+            build=lambda out: _with_dead(out, build(out)),
             parents=parents,
             packages=packages,
             say=self._say_once,
@@ -64,10 +65,15 @@ class Run:
         """DeadLetterError when too many of `total` rows are in the dead letters at `letters`."""
         if dead <= self.max_dead_share * total:
             return
-        reasons = Counter(read_parquet(letters).column("reason").to_pylist())
-        common = "; ".join(f"{n} x {why}" for why, n in reasons.most_common(3))
         raise DeadLetterError(
             f"{stage}: {dead} of {total} rows could not be processed, more than max_dead_share = "
-            f"{self.max_dead_share:g}. Reasons: {common}. All are in {letters}. Mend the cause and run again: what is "
-            "finished is kept."
+            f"{self.max_dead_share:g}. Reasons: {common(reasons_of(letters))}. All are in {letters}. Mend the cause "
+            "and run again: what is finished is kept."
         )
+
+
+def _with_dead(out: Path, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stage's statistics with the number of its dead letters and their reasons, if there are some."""
+    letters = letters_of(out)
+    reasons = Counter[str]() if letters is None else reasons_of(letters)
+    return {"dead": reasons.total(), **stats, "dead_reasons": listed(reasons)} if reasons else stats

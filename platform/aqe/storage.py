@@ -105,3 +105,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def withdraw(path: Path) -> None:
+    """Remove a directory in one step: whatever happens, no half of it is left under its name."""
+    gone = path.with_name(f".{path.name}.{uuid.uuid4().hex}.gone")
+    os.replace(path, gone)
+    remove(gone)

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from aqe.artifact import Artifact, parquet_files, write_parquet
+from aqe.artifact import Artifact, parquet_files, verify, write_parquet
+from aqe.dead_letters import common, reasons_of
 from aqe.errors import ArtifactError, StorageError
 from aqe.observe import metrics
 from aqe.observe.progress import Progress
@@ -84,6 +85,8 @@ class Work:
     quick: bool = False
     """Units that are soon done, on a small corpus in milliseconds: several are handed out at a time. Progress is seen
     by task; a finished unit is never done again."""
+    reads: tuple[Path, ...] = ()
+    """Artifacts that `make` and `read` open, or parts of them: each node verifies them before it does."""
 
 
 def cut_units(rows: int, size: int) -> list[Unit]:
@@ -133,7 +136,15 @@ class _Actor:
         metrics.begin(metrics.ROWS, stage=stage)
         metrics.begin(metrics.DEAD_LETTERS, stage=stage)
         metrics.level(metrics.BUSY, 0, stage=stage)
-        self._work = work.make(**work.args)
+        self._unusable: ArtifactError | StorageError | None = None
+        try:
+            for path in work.reads:
+                verify(path, patient=True)
+        except (ArtifactError, StorageError) as error:
+            # Told when a unit comes: of an actor that cannot begin Ray Data starts another.
+            self._unusable = error
+        else:
+            self._work = work.make(**work.args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         actor = ray.get_runtime_context().get_actor_id()
@@ -147,16 +158,19 @@ class _Actor:
 
     def _try(self, unit: Unit) -> dict[str, Any]:
         try:
-            return self._one(unit)
-        except StorageError as error:
+            if self._unusable is not None:
+                raise self._unusable
+            return {**self._one(unit), "refused": "", "broken": False}
+        except (ArtifactError, StorageError) as error:
             # As a row: Ray Data makes every error of a worker one of its own, and keeps the text alone.
-            return {"name": unit.name, "queries": 0, "dead": 0, "counts": "{}", "refused": str(error)}
+            none = {"name": unit.name, "queries": 0, "dead": 0, "counts": "{}"}
+            return {**none, "refused": str(error), "broken": isinstance(error, ArtifactError)}
 
     def _one(self, unit: Unit) -> dict[str, Any]:
         file = self._out / "data" / f"{unit.name}.parquet"
         if file.exists():
             # Made by a worker that died before it could say so: what is committed never changes.
-            return {**_counts(file), "refused": ""}
+            return _counts(file)
         metrics.level(metrics.BUSY, 1, stage=self._stage)
         started = time.perf_counter()
         # Rows that the storage does not give are no dead letters: they are there for the next run.
@@ -166,6 +180,9 @@ class _Actor:
         except Exception as error:
             # One bad unit must not cost the others; the driver stops when there are too many.
             result = Result(self._schema.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
+        if file.exists():
+            # Meanwhile made by a worker of a cluster whose head is gone.
+            return _counts(file)
         dead = [
             {"stage": self._stage, "place": row.get("qid"), "reason": why, "row": json.dumps(row, default=str)}
             for row, why in result.dead
@@ -182,7 +199,7 @@ class _Actor:
         # The data file comes last: where it is, the unit is done.
         schema = result.data.schema.with_metadata({b"aqe": json.dumps(counts_row).encode()})
         write_parquet(result.data.cast(schema), file)
-        return {**counts_row, "refused": ""}
+        return counts_row
 
 
 def _counts(file: Path) -> dict[str, Any]:
@@ -231,7 +248,7 @@ def run_units(run: Run, stage: str, out: Path, units: Sequence[Unit], work: Work
 
     Returns counts and rates. Raises DeadLetterError when more than `run.max_dead_share` of the rows could not be
     processed: as soon as that is certain, keeping the finished units for a rerun. StorageError when the storage refuses
-    a result for long.
+    a result for long. ArtifactError when what a node is to read is not as it was made.
     """
     total = _Total()
     finished = _done(out, units, total)
@@ -247,12 +264,18 @@ def run_units(run: Run, stage: str, out: Path, units: Sequence[Unit], work: Work
             metrics.level(metrics.UNITS_LEFT, len(todo), stage=stage)
             for number, done in enumerate(_execute(stage, out, todo, work, pool), 1):
                 if done["refused"]:
-                    raise StorageError(done["refused"])
+                    raise (ArtifactError if done["broken"] else StorageError)(done["refused"])
                 counts = total.add(done)
                 actors.add(done["actor"])
                 metrics.level(metrics.UNITS_LEFT, len(todo) - number, stage=stage)
                 progress.update(sizes[done["name"]], **{k: v for k, v in counts.items() if k in RATED})
                 run.check_dead(stage, out / "dead_letters", total.dead, queries)
+    if total.dead:
+        letters = out / "dead_letters"
+        run.say(
+            f"{stage}: {total.dead} of {queries} {work.noun} could not be processed, see {letters}: "
+            f"{common(reasons_of(letters))}. After a fix: `aqe retry {run.root}`"
+        )
     counts = dict(total.counts)
     busy = counts.pop("busy_seconds", 0.0)
     rated = {kind: counts[kind] for kind in RATED if kind in counts}

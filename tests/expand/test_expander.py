@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from aqe.artifact import make
 from aqe.compose import clean
 from aqe.config.sample import EngineConfig, PromptConfig
-from aqe.errors import ConfigError, InputError
+from aqe.errors import ArtifactError, ConfigError, InputError
 from aqe.expand.expander import Expander
 from aqe.expand.settings import SETTINGS, ExpanderSettings
+from aqe.report.card import write_model_card
 from aqe.sample.engine import Request, Sampling
 from aqe.sample.engine_transformers import TransformersEngine
+from tests.test_artifact import flip
 from tests.tools import tiny_model
 
 QUERIES = ["who wrote carmen?", "gold", "a thin strand of DNA in the cell nucleus"]
@@ -94,3 +97,21 @@ def test_errors_say_what_to_do(tiny: Path, tmp_path: Path) -> None:
     (broken / SETTINGS).write_text(json.dumps({"prompt": "ear"}))
     with pytest.raises(InputError, match=r"aqe\.json"):
         Expander.load(broken)
+
+
+def test_weights_that_are_not_those_that_were_trained_are_not_loaded(tmp_path: Path) -> None:
+    def build(out: Path) -> dict[str, int]:
+        tiny_model.save(out / "model")
+        ExpanderSettings(query_weight=2).write(out / "model")
+        return {}
+
+    artifact = make(tmp_path, "align_rsft", config={}, inputs={}, build=build)
+    # What is written anew beside the weights is no harm.
+    ExpanderSettings(query_weight=3).write(artifact.path / "model")
+    write_model_card(artifact.path / "model", title="mine", facts={}, base_model="a/b")
+    assert Expander.load(artifact.path).settings.query_weight == 3
+    weights = artifact.path / "model" / "model.safetensors"
+    flip(weights)
+    for path in (artifact.path, artifact.path / "model"):
+        with pytest.raises(ArtifactError, match=f"{weights} holds other bytes"):
+            Expander.load(path)

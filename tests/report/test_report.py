@@ -301,7 +301,9 @@ def report(tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, Any], sy
         curves=[(curve, "loss & <curve>")],
         sampling={"candidates": 64_000},
         preferences={"pairs": 12},
-        dead_letters={"sample": 0},
+        dead_letters=[
+            {"stage": "rank_train", "rows": 1200, "reason": "too | <long>", "path": Path("runs/x/dead_letters")}
+        ],
         paths={"model": out / "model"},
         next_steps=["try <this>"],
         docs={"d3": ("title <i>", "text <i>")},
@@ -342,6 +344,18 @@ def test_the_markdown_shows_its_plots_and_means_only_itself(report: Path) -> Non
         while at < len(lines) and lines[at].startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", lines[at])) == columns, lines[at]
             at += 1
+
+
+def test_dead_letters_are_listed_where_there_are_some(
+    report: Path, metrics: dict[str, Any], systems: list[System], tmp_path: Path
+) -> None:
+    assert (
+        "| rank\\_train | 1,200 | too \\| &lt;long&gt; | runs/x/dead\\_letters |" in (report / "report.md").read_text()
+    )
+    row = '<td>rank_train</td><td>1,200</td><td class="text">too | &lt;long&gt;</td>'
+    assert row in (report / "report.html").read_text()
+    write_report(tmp_path, metrics, ReportContext("t", make_queries(answers=True), systems))
+    assert not any("Dead letters" in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
 
 
 def test_the_report_leaves_data_beside_it(report: Path, metrics: dict[str, Any], systems: list[System]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from aqe.align.arguments import Kind
 from aqe.align.divergence import COMPARED_ROWS, MEASURED_ROWS, completion_logps, divergence
 from aqe.align.tokens import load_tokens
+from aqe.artifact import verify
 from aqe.errors import ArtifactError
 from aqe.storage import put
 
@@ -37,6 +38,7 @@ def export_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    verify(Path(start), patient=True)
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     device = "cuda" if use_gpu else "cpu"
     rows = load_tokens(tokens)

@@ -23,6 +23,7 @@ from aqe.align.worker import train_loop
 from aqe.artifact import Artifact, read_parquet, write_parquet, write_text
 from aqe.base_model import LanguageModel
 from aqe.config.align import AlignConfig
+from aqe.dead_letters import common, reasons_of
 from aqe.errors import ConfigError, InputError, StorageError
 from aqe.nodes import Nodes, on_node
 from aqe.observe import metrics
@@ -111,9 +112,10 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
     tokens = storage / "tokens" / "rows.arrow"
     rows, dead = _encode(run, config, kind, data=data, start=start, out=out, tokens=tokens)
     first = ", the reference's log-probabilities first" if kind == "dpo" else ""
+    why = f": {common(reasons_of(out / 'dead_letters.parquet'))}" if dead else ""
     run.say(
-        f"{kind}: {rows} rows ({dead} left out), {workers} workers x {micro} rows x {accumulation} micro batches a "
-        f"step{first}"
+        f"{kind}: {rows} rows ({dead} left out{why}), {workers} workers x {micro} rows x {accumulation} micro batches "
+        f"a step{first}"
     )
     job: dict[str, Any] = {
         "kind": kind,
@@ -147,7 +149,7 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
     write_parquet(table, out / "curves.parquet")
     stats = {
         "rows": rows,
-        "dead_rows": dead,
+        "dead": dead,
         "workers": workers,
         "micro_batch_size": micro,
         "accumulation": accumulation,

@@ -9,6 +9,7 @@ from typing import Any
 from aqe.align.arguments import Kind, arguments
 from aqe.align.deepspeed import deepspeed_config, start_deepspeed
 from aqe.align.tokens import load_tokens
+from aqe.artifact import verify
 from aqe.config.align import AlignConfig
 from aqe.observe import metrics
 
@@ -90,6 +91,7 @@ def load_model(path: str, kind: Kind) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    verify(Path(path), patient=True)
     config = AutoConfig.from_pretrained(path)
     if kind == "dpo":
         _quieten(config)

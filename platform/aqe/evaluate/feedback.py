@@ -122,7 +122,7 @@ def _work(
         units = cut_units(min(len(Slices(queries)), limit or len(Slices(queries))), SEARCHED_TOGETHER)
         args = {"source": FeedbackSource(index.path, retriever.bm25), "points": points}
         schema = TUNED if worker is TryWorker else SEARCHED
-        work = Work(worker, args, QueryReader(queries, None), schema, quick=True)
+        work = Work(worker, args, QueryReader(queries, None), schema, quick=True, reads=(index.path, queries))
         return run_units(run, stage, out, units, work, pool)
 
     bm25 = retriever.bm25.model_dump(include={"k1", "b", "language"})

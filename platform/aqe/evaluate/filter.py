@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aqe.align.deepspeed import worker_env
-from aqe.artifact import Artifact, Slices
+from aqe.artifact import Artifact, Slices, verify
 from aqe.base_model import LanguageModel
 from aqe.compose import compose
 from aqe.config.rank import PreferConfig
@@ -136,7 +136,10 @@ class _Source:
 
     def read(self) -> Iterator[tuple[str, RankedQuery]]:
         """(query, its ranked candidates) of all queries that have some, one after the other."""
-        read = PreferenceReader(self.queries, self.samples.path / "data", self.ranks.path / "data")
+        files = (self.queries, self.samples.path / "data", self.ranks.path / "data")
+        for path in files:
+            verify(path, patient=True)
+        read = PreferenceReader(*files)
         units = cut_units(len(Slices(self.queries)), self.ranks.stats["queries_per_unit"])
         units = with_files(with_files(units, "samples", self.samples), "ranks", self.ranks)
         # The policy's model is not trained on these: they need no prompt.
@@ -235,6 +238,7 @@ def load_filter(model: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    verify(Path(model), patient=True)
     return AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32), _tokenizer(model)
 
 

@@ -125,7 +125,8 @@ def _values(run: Run, retriever: Retriever, judged: Artifact, points: Sequence[P
         source = retriever.at(*points[0]).source(pool.labels)
         units = cut_units(len(Slices(queries)), SEARCHED_TOGETHER)
         args = {"source": source, "points": points}
-        work = Work(TuneWorker, args, QueryReader(queries, None), TUNED, quick=True)
+        reads = (*retriever.reads, queries)
+        work = Work(TuneWorker, args, QueryReader(queries, None), TUNED, quick=True, reads=reads)
         return run_units(run, "tune_bm25", out, units, work, pool)
 
     ranks = run.make(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from aqe.artifact import verify
 from aqe.config.data import IndexConfig
 from aqe.impacts.gold import check_analyzer
 from aqe.impacts.scorer import ShardScorer
@@ -41,6 +42,7 @@ class _Shard(ShardScorer):
     """A scorer that opens its own file."""
 
     def __init__(self, path: Path, config: IndexConfig) -> None:
+        verify(path, patient=True)
         shard = open_shard(path)
         check_analyzer(shard, config)
         super().__init__(shard, config.k1, config.b)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from aqe.artifact import verify
 from aqe.compiled import compiled
 from aqe.config.data import IndexConfig
 from aqe.errors import DataError
@@ -39,6 +40,7 @@ def build_impacts(
     missing field.
     """
     started = time.perf_counter()
+    verify(lucene, patient=True)
     # What an interrupted run left, perhaps with shards of another size.
     for stale in out.glob("impacts-*"):
         stale.unlink()

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aqe.artifact import parquet_files
+from aqe.artifact import parquet_files, verify
 from aqe.config.base import nearest
 from aqe.config.data import IndexConfig
 from aqe.errors import ConfigError, InputError
@@ -33,6 +33,7 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say, vectors:
     passages, seconds and bytes. Raises InputError when the corpus is empty, ConfigError when the analyzer's language is
     unknown (Anserini would take English in silence), StorageError when the storage refuses the index for long.
     """
+    verify(corpus, patient=True)
     total = sum(pq.ParquetFile(p).metadata.num_rows for p in parquet_files(corpus))
     if total == 0:
         raise InputError(f"{corpus} holds no passage to index")

@@ -64,12 +64,14 @@ def build_preferences(
         queries = judged.path / "queries.parquet"
         total = len(Slices(queries))
         units = with_files(cut_units(total, ranks.stats["queries_per_unit"]), "samples", samples)
+        reads = (queries, samples.path / "data", ranks.path / "data")
         work = Work(
             PreferWorker,
             {"config": config, "prompt": prompt, "model_path": model.path},
-            PreferenceReader(queries, samples.path / "data", ranks.path / "data"),
+            PreferenceReader(*reads),
             _GIVEN,
             quick=True,
+            reads=reads,
         )
         nodes = run.nodes("cpu")
         pool = Pool(sum(nodes.cpus), num_cpus=0.9, labels=nodes.labels)

@@ -43,6 +43,11 @@ class Retriever:
     def _analyzes_in_python(self) -> bool:
         return self.config.engine == "impacts" and not needs_java(self.bm25.language)
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """What each of a pool's actors opens. Shards that are spread over nodes are opened by actors of their own."""
+        return () if self.config.engine == "impacts" and self.config.spread_shards else (self.index.path,)
+
     def pool(self, nodes: Nodes) -> Pool:
         """One actor a CPU core, with what a JVM needs inside Ray where the engine or the language wants one."""
         if self.config.engine == "lucene" or needs_java(self.bm25.language):

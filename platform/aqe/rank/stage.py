@@ -67,9 +67,11 @@ def _work(
         # Perhaps not all queries were expanded: those at the end have no file.
         units = [unit for unit in with_files(units, "expansions", expansions) if unit.files["expansions"]]
     pool = retriever.pool(run.nodes("cpu"))
-    reader = QueryReader(queries, None if expansions is None else expansions.path / "data")
+    texts = None if expansions is None else expansions.path / "data"
     args = {"source": retriever.source(pool.labels), "stage": stage}
-    stats = run_units(run, stage, out, units, Work(worker, args, reader, worker.schema, quick=True), pool)
+    reads = (*retriever.reads, queries, *([] if texts is None else [texts]))
+    work = Work(worker, args, QueryReader(queries, texts), worker.schema, quick=True, reads=reads)
+    stats = run_units(run, stage, out, units, work, pool)
     if expansions is not None:
         check_complete(stage, stats, expansions)
     return {"engine": retriever.config.engine, **stats}

@@ -53,8 +53,8 @@ class ReportContext:
     preferences: Mapping[str, Any] = field(default_factory=dict)
     alignment: Mapping[str, Any] = field(default_factory=dict)
     """What training measured, by model."""
-    dead_letters: Mapping[str, int] = field(default_factory=dict)
-    """Rows that could not be processed, by stage."""
+    dead_letters: Sequence[Mapping[str, Any]] = ()
+    """Rows that could not be processed, each with `stage`, `rows` (their number), `reason` and `path`."""
     paths: Mapping[str, Any] = field(default_factory=dict)
     next_steps: Sequence[str] = ()
     docs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -236,7 +236,6 @@ def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) 
             ("Candidates", flatten(context.sampling)),
             ("Preferences", flatten(context.preferences)),
             ("Alignment", flatten(context.alignment)),
-            ("Dead letters (rows that could not be processed)", flatten(context.dead_letters)),
             ("Where things lie", flatten(context.paths)),
         ],
     }

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 from aqe.align.curves import plot_curves
 from aqe.artifact import Artifact, digest, parquet_files, read_parquet, write_text
 from aqe.config.pipeline import PriceConfig
+from aqe.dead_letters import letters_of, listed, reasons_of
 from aqe.evaluate.compare import System, evaluate
 from aqe.evaluate.evidence import Evidence
 from aqe.evaluate.runs import write_qrels, write_run
@@ -144,7 +145,7 @@ def _context(evidence: Evidence, queries: pa.Table, compared: list[System], out:
         },
         preferences=_preferences(origin.preferences),
         alignment={name: _training(model) for name, model in evidence.models.items()},
-        dead_letters={artifact.stage: _dead(artifact) for artifact in before},
+        dead_letters=_dead_letters([*before, *_given(evidence.expansions), *_given(evidence.searched)]),
         paths={name: str(evidence.models[full].path / "model") for name, full in evidence.final.items()},
         next_steps=next_steps(evidence),
         docs=_passages(origin.corpus, queries),
@@ -163,9 +164,19 @@ def _preferences(preferences: Artifact) -> dict[str, Any]:
     return {name: value for name, value in preferences.stats.items() if name not in cost}
 
 
-def _dead(artifact: Artifact) -> int:
-    """Rows of a stage that could not be processed, whatever the stage calls them."""
-    return sum(int(artifact.stats.get(name, 0)) for name in ("dead", "dead_rows", "unknown_positives"))
+def _given(of_systems: Mapping[str, tuple[Artifact | None, ...]]) -> list[Artifact]:
+    """What there is of all systems and seeds."""
+    return [one for of_seeds in of_systems.values() for one in of_seeds if one is not None]
+
+
+def _dead_letters(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """Rows that could not be processed: in which stage, how many, why, and where they lie."""
+    found = []
+    for path, stage in {artifact.path: artifact.stage for artifact in artifacts}.items():
+        if (letters := letters_of(path)) is not None:
+            why = listed(reasons_of(letters))
+            found += [{"stage": stage, "rows": rows, "reason": reason, "path": letters} for reason, rows in why.items()]
+    return found
 
 
 def _training(model: Artifact) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def sample_expansions(
             "sampling": generation.sampling,
             "stage": stage,
         }
-        work = Work(SampleWorker, args, PlanReader(plan), SAMPLES)
+        reads = () if model.artifact is None else (model.path,)
+        work = Work(SampleWorker, args, PlanReader(plan), SAMPLES, reads=reads)
         stats = run_units(run, stage, out, units, work, engine_pool(generation.engine, nodes))
         if stats["reasoning"]:
             run.say(
