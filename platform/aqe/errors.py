@@ -7,7 +7,7 @@ AqeError
 ├── DeadLetterError    3  more rows than allowed could not be processed
 ├── ArtifactError      4  something made earlier is incomplete, corrupt or does not fit what is asked of it
 ├── StorageError       4  the storage refused a write again and again
-└── DependencyError    4  a program or package that this machine needs is not there
+└── DependencyError    4  a program, package or node that a run needs is not there
 
 A message says what is wrong, where, why, and what to do. Commands and jobs print it without a traceback and end with
 the number: 2 is the user's to mend, 3 the data's, 4 the machine's. 0 is success, 130 an interrupt, 1 a fault of ours.
@@ -56,7 +56,7 @@ class StorageError(AqeError):
 
 
 class DependencyError(AqeError):
-    """A program or package that this machine needs is not there."""
+    """A program, a package or a node of the cluster that a run needs is not there."""
 
     exit_code = 4
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import ray
 
-from aqe.errors import ConfigError
+from aqe.errors import DependencyError
 
 LABEL = "pool"
 NodeKind = Literal["gpu", "cpu"]
@@ -39,7 +39,7 @@ class Nodes:
 
 
 def nodes_of(kind: NodeKind) -> Nodes:
-    """The nodes that are up now. Needs a connection to Ray. Raises ConfigError as `choose` does."""
+    """The nodes that are up now. Needs a connection to Ray. Raises DependencyError as `choose` does."""
     # The first autoscaler does not know labels.
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
@@ -67,7 +67,7 @@ def on_node(
 def choose(kind: NodeKind, nodes: Sequence[Mapping[str, Any]], *, grows: bool) -> Nodes:
     """Those of `ray.nodes()` that are of a kind; all of them where none is labelled.
 
-    Where there is none yet, but an autoscaler, the first one that it will bring. Raises ConfigError where there is
+    Where there is none yet, but an autoscaler, the first one that it will bring. Raises DependencyError where there is
     neither: Ray would wait for ever.
     """
     alive = [node for node in nodes if node["Alive"]]
@@ -82,7 +82,7 @@ def choose(kind: NodeKind, nodes: Sequence[Mapping[str, Any]], *, grows: bool) -
         return Nodes((1,), int(kind == "gpu" and bool(labels)), labels, grows)
     up = ", ".join(f"{count} {LABEL}={name}" for name, count in sorted(there.items())) or f"{len(alive)} without labels"
     wanted = f"a node with CPUs{f' and the label {LABEL}={kind}' if labels else ''}"
-    raise ConfigError(
+    raise DependencyError(
         f"{_WORK[kind]} need {wanted}, but the Ray cluster has none, and no autoscaler that knows labels and could "
         f"bring one. Nodes that are up: {up}. Start one, for instance with `ray start --address=HEAD:6379 "
         f"--labels={LABEL}={kind}`, wait until `ray status` counts it, and submit again: what is finished is kept."

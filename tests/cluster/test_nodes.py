@@ -20,7 +20,7 @@ from aqe.config.align import AlignConfig
 from aqe.config.data import IndexConfig
 from aqe.config.rank import RankConfig
 from aqe.config.sample import EngineConfig
-from aqe.errors import ConfigError
+from aqe.errors import DependencyError
 from aqe.nodes import Nodes, choose
 from aqe.rank.retriever import Retriever
 from aqe.sample.stage import engine_pool
@@ -90,14 +90,14 @@ def test_without_gpus_one_samples_on_the_cpus_of_nodes_labelled_gpu() -> None:
 
 @pytest.mark.parametrize("there", [[node("head"), node("gpu", CPU=4.0)], [node("cpu", CPU=0.0)], [node(None)]])
 def test_a_kind_that_is_missing_is_an_error_unless_it_can_be_brought(there: list[dict[str, Any]]) -> None:
-    with pytest.raises(ConfigError, match="reading, indexing, judging, ranking and preferences need a node with CPUs"):
+    with pytest.raises(DependencyError, match="reading, indexing, judging, ranking and preferences need a node with CPUs"):
         choose("cpu", there, grows=False)
     assert choose("cpu", there, grows=True).cpus == (1,)
 
 
 def test_training_waits_for_workers_only_where_they_can_come() -> None:
     config = AlignConfig(workers=4)
-    with pytest.raises(ConfigError, match="has 2 GPUs of nodes labelled pool=gpu"):
+    with pytest.raises(DependencyError, match="has 2 GPUs of nodes labelled pool=gpu"):
         worker_count("rsft", config, Nodes((4, 4), 2, {"pool": "gpu"}))
     assert worker_count("rsft", config, Nodes((4, 4), 2, {"pool": "gpu"}, grows=True)) == 4
 

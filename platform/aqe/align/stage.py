@@ -24,7 +24,7 @@ from aqe.artifact import Artifact, read_parquet, write_parquet, write_text
 from aqe.base_model import LanguageModel
 from aqe.config.align import AlignConfig
 from aqe.dead_letters import common, reasons_of
-from aqe.errors import ConfigError, InputError, StorageError
+from aqe.errors import DependencyError, InputError, StorageError
 from aqe.nodes import Nodes, on_node
 from aqe.observe import metrics
 from aqe.observe.progress import duration, hide, show
@@ -206,13 +206,13 @@ def curve_statistics(table: pa.Table) -> dict[str, Any]:
 def worker_count(kind: Kind, config: AlignConfig, nodes: Nodes) -> int:
     """Training workers: as configured; else as many GPUs as the batch can be shared out to; else one on all cores.
 
-    Raises ConfigError when there are too few, and no autoscaler: Ray would wait for them for ever.
+    Raises DependencyError when there are too few, and no autoscaler: Ray would wait for them for ever.
     """
     there, resource = (nodes.gpus, "GPU") if nodes.gpus else (sum(nodes.cpus), "CPU")
     if config.workers is not None:
         if there < config.workers and not nodes.grows:
             where = "".join(f" of nodes labelled {name}={value}" for name, value in nodes.labels.items())
-            raise ConfigError(
+            raise DependencyError(
                 f"align.workers is {config.workers}, but the Ray cluster has {there} {resource}s{where}. "
                 "Lower align.workers or add nodes."
             )
