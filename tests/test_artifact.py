@@ -225,6 +225,9 @@ def test_what_an_older_version_made_is_read_as_before(tmp_path: Path) -> None:
 def test_what_lies_in_no_artifact_is_not_looked_at(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"name": "a page"}')
     verify(tmp_path / "model")
+    # Called as artifacts are, and none of ours.
+    (tmp_path / "scratch-0123456789abcdef").mkdir()
+    verify(tmp_path / "scratch-0123456789abcdef" / "model", patient=True)
 
 
 def test_directory_reads_in_the_order_of_names(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
@@ -207,15 +206,15 @@ def look(path: Path) -> Artifact:
 def verify(path: Path, *, patient: bool = False) -> None:
     """ArtifactError unless an artifact, or what lies at `path` in one, is as it was made: no file missing or changed.
 
-    Each file is read once on a node, before it is first used there. What lies in no artifact, and what an older version
-    made, is not looked at. `patient`: on a node that may see late what another has written, see `checksums.flaws`.
+    Each file is read once on a node, before it is first used there. What lies in no complete artifact is not looked at,
+    nor what an older version made. `patient`: on a node that may see late what another has written, see
+    `checksums.flaws`.
     """
     path = path.absolute()
-    directory = next((one for one in (path, *path.parents) if NAME.fullmatch(one.name)), None)
-    if directory is None:
-        return
-    artifact = retry(directory / MANIFEST, partial(look, directory), reads=True) if patient else look(directory)
-    _hold_to(artifact, str(path.relative_to(directory)), patient)
+    for directory in (path, *path.parents):
+        if NAME.fullmatch(directory.name) and (directory / MANIFEST).exists():
+            _hold_to(look(directory), str(path.relative_to(directory)), patient)
+            return
 
 
 def _hold_to(artifact: Artifact, part: str = ".", patient: bool = False) -> None:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from filelock import FileLock
 
-from aqe.artifact import MANIFEST, Artifact, digest, file_digest, verify
+from aqe.artifact import Artifact, digest, file_digest, verify
 from aqe.config.data import PACKAGE, ModelConfig, is_path
 from aqe.errors import DependencyError, InputError
 from aqe.storage import cache_directory, put
@@ -90,8 +90,7 @@ def model_directory(config: ModelConfig) -> Path:
         path = _from_package(config)
     elif is_path(config.source):
         path = _directory(config)
-        if (path.parent / MANIFEST).exists():
-            verify(path)
+        verify(path)
     else:
         path = _download(config, (*_DESCRIPTIONS, _WEIGHTS))
     _check_directory(path)
