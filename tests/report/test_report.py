@@ -435,7 +435,8 @@ def test_a_row_of_several_seeds_is_their_mean_and_draws_them_too(systems: list[S
 
 def test_test_sets_and_pools_of_them_are_reported_apart(systems: list[System], tmp_path: Path) -> None:
     of_query = ["one", "two", "one", "three"] * (NUM // 4)
-    queries = make_queries().set_column(4, "dataset", pa.array(of_query))
+    queries = make_queries()
+    queries = queries.set_column(queries.schema.get_field_index("dataset"), "dataset", pa.array(of_query))
     config = CONFIG.model_copy(update={"pools": {"both": ("one", "three")}})
     metrics = evaluate(queries, systems, config)
     parts = metrics["parts"]
