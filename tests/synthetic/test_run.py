@@ -31,6 +31,7 @@ def test_a_corpus_without_judgements(tmp_path: Path, home: Path) -> None:
     for name in ("report.html", "report.md"):
         page = (made / "report" / name).read_text()
         assert notice in page and "say little about real ones" in page
+        assert "synthetic_sample" in page and "BM25 finds its passage first already" in page
     card = (only(made, "align_rsft_dpo") / "model" / "README.md").read_text()
     assert f"Results ({stats['test']} synthetic test queries)" in card and notice in card
     metrics = json.loads((made / "report" / "metrics.json").read_text())

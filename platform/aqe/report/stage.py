@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from aqe.align.curves import plot_curves
-from aqe.artifact import Artifact, digest, parquet_files, read_parquet, write_text
+from aqe.artifact import MANIFEST, Artifact, digest, look, parquet_files, read_parquet, write_text
 from aqe.config.pipeline import PriceConfig
 from aqe.dead_letters import letters_of, listed, reasons_of
 from aqe.evaluate.compare import System, evaluate
@@ -26,7 +26,7 @@ from aqe.run import Run
 from aqe.storage import put
 
 #: Raise it when the same searches give other numbers than before.
-VERSION = 2
+VERSION = 3
 
 
 def report(run: Run, evidence: Evidence) -> Artifact:
@@ -155,8 +155,16 @@ def _context(evidence: Evidence, queries: pa.Table, compared: list[System], out:
 def _stages(evidence: Evidence) -> list[Artifact]:
     """What the run's numbers come from, in the order of the loop."""
     origin = evidence.origin
-    first = [origin.corpus, origin.queries, origin.index, *evidence.judged.values()]
-    return [*first, origin.samples, origin.ranks, origin.preferences, *evidence.models.values()]
+    first = [origin.corpus, *_above(origin.queries), origin.queries, origin.index, *evidence.judged.values()]
+    every = [*first, origin.samples, origin.ranks, origin.preferences, *evidence.models.values()]
+    return list({artifact.path: artifact for artifact in every}.values())
+
+
+def _above(artifact: Artifact) -> list[Artifact]:
+    """What an artifact was made from, and that from; of queries that a model wrote, the stages that made them."""
+    there = [artifact.path.parent / name for name in artifact.parents]
+    parents = [look(path) for path in there if (path / MANIFEST).exists()]
+    return [one for parent in parents for one in (*_above(parent), parent)]
 
 
 def _preferences(preferences: Artifact) -> dict[str, Any]:
