@@ -175,6 +175,26 @@ def test_an_index_that_is_there_already(undisturbed: tuple[Path, str], project: 
     assert all(np.array_equal(getattr(one.arrays, f.name), getattr(other.arrays, f.name)) for f in fields(Arrays))
 
 
+@pytest.mark.parametrize(
+    ("other", "mention"),
+    [
+        (lambda lines: [line.replace('"d0"', '"other"') for line in lines], "it lacks 'other'"),
+        (lambda lines: lines[:-1], "holds 80 passages, the corpus 79"),
+    ],
+)
+def test_an_index_of_another_corpus_is_refused(
+    undisturbed: tuple[Path, str], project: Path, home: Path, other: Callable[[list[str]], list[str]], mention: str
+) -> None:
+    given = only(undisturbed[0], "build_index") / "lucene"
+    (project / "other.jsonl").write_text(
+        "".join(other((project / "corpus.jsonl").read_text().splitlines(keepends=True)))
+    )
+    process = start("build_index", project, home, f"index.path={given}", "corpus.path=other.jsonl", runs="other")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 3, out[-2_000:]
+    assert mention in out and "made from another corpus" in out and "Traceback" not in out
+
+
 def test_a_finished_run_does_nothing(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in undisturbed[0].rglob("manifest.json")}
     out = run("run_pipeline", project, home)

@@ -90,7 +90,9 @@ def test_without_gpus_one_samples_on_the_cpus_of_nodes_labelled_gpu() -> None:
 
 @pytest.mark.parametrize("there", [[node("head"), node("gpu", CPU=4.0)], [node("cpu", CPU=0.0)], [node(None)]])
 def test_a_kind_that_is_missing_is_an_error_unless_it_can_be_brought(there: list[dict[str, Any]]) -> None:
-    with pytest.raises(DependencyError, match="reading, indexing, judging, ranking and preferences need a node with CPUs"):
+    with pytest.raises(
+        DependencyError, match="reading, indexing, judging, ranking and preferences need a node with CPUs"
+    ):
         choose("cpu", there, grows=False)
     assert choose("cpu", there, grows=True).cpus == (1,)
 
