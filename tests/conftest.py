@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Timings never decide a test: on a busy machine any example may take long.
+settings.register_profile("aqe", deadline=None)
+settings.load_profile("aqe")
+
 
 PLATFORM = Path(__file__).parents[1] / "platform"
 
