@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from aqe.artifact import MANIFEST, UNFINISHED, Artifact, write_parquet
-from aqe.errors import ArtifactError
+from aqe.errors import ArtifactError, InputError
 from aqe.mend import made_from, members, retry_run
 from aqe.run import Run
 from aqe.units import Pool, Work, cut_units, run_units
@@ -122,12 +122,12 @@ def test_nothing_is_removed_from_under_a_process_that_works(tmp_path: Path) -> N
     (made["sample"].path / "data" / "000.parquet").unlink()
     with FileLock(tmp_path / f".{made['other'].path.name}.lock"):
         done = aqe("verify", str(tmp_path), "--remove")
-    assert done.returncode == 2 and "is being built by another process" in done.stderr
+    assert done.returncode == 4 and "is being built by another process" in done.stderr
     assert len(members(tmp_path)) == 5
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="holds no artifact"):
+    with pytest.raises(InputError, match="holds no artifact"):
         members(tmp_path)
     done: subprocess.CompletedProcess[str] = aqe("verify", str(tmp_path / "nothing"))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

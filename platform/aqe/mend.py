@@ -10,16 +10,16 @@ from filelock import FileLock, Timeout
 from aqe import checksums
 from aqe.artifact import MANIFEST, NAME, UNFINISHED, load, look, reopen
 from aqe.dead_letters import common, failed_units, reasons_of
-from aqe.errors import ArtifactError
+from aqe.errors import ArtifactError, InputError
 from aqe.observe.progress import Say
 from aqe.storage import withdraw
 
 
 def members(root: Path) -> list[Path]:
-    """Directories of a run's artifacts, unfinished ones too, by name. ArtifactError where there is none."""
+    """Directories of a run's artifacts, unfinished ones too, by name. InputError where there is none."""
     found = sorted(path for path in root.glob("*-*") if NAME.fullmatch(path.name) and not path.is_symlink())
     if not found:
-        raise ArtifactError(f"{root} holds no artifact. Name the directory of a run, such as runs/demo.")
+        raise InputError(f"{root} holds no artifact. Name the directory of a run, such as runs/demo.")
     return found
 
 

@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def given(run: Run, stage: str, name: str, data: Any) -> Artifact:
     def fill(out: Path) -> dict[str, int]:
         write_parquet(data, out / name, 4)
-        return {"passages": len(PASSAGES)}
+        return {"passages": len(PASSAGES), "dead": 0}
 
     return run.make(stage, config={"split": "dev"}, inputs={}, build=fill)
 

@@ -1,5 +1,6 @@
 """Ranking and searching as stages: their workers read judged queries and expansions, whatever the units of both."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ def test_every_candidate_is_ranked_once_however_units_are_cut(
 def test_a_query_that_goes_missing_is_an_error(ray_cluster: None, run: Run, index: Artifact, judged: Artifact) -> None:
     samples = expansions(run, "sample_lost", 2, 3, 11)
     (samples.path / "data" / "0003.parquet").write_bytes((samples.path / "data" / "0000.parquet").read_bytes())
+    # As if made so: what is changed later is not read.
+    manifest = json.loads((samples.path / "manifest.json").read_text())
+    (samples.path / "manifest.json").write_text(json.dumps({**manifest, "files": {}}))
     with pytest.raises(ArtifactError, match="rank_lost saw 8 of the 10 queries"):
         rank_expansions(
             run, Retriever(index, RankConfig(), IndexConfig()), judged=judged, samples=samples, stage="rank_lost"
