@@ -61,6 +61,7 @@ def refused(done: tuple[int, str, str], code: int, *mentions: str) -> None:
         ("promt=passage", ["promt", "'prompt'"]),
         ("smaple.num_samples=3", ["smaple", "'sample'"]),
         ("align.dpo.betta=0.1", ["align.dpo.betta", "'beta'"]),
+        ("models=[dpo, rsf]", ["'rsf'", "rsft"]),
         ("prompt=pasage", ["'pasage'", "'passage'"]),
         ("evaluate.systems=[bm25_tune]", ["evaluate.systems", "'bm25_tuned'"]),
         ("corpus.format=jsonll", ["corpus", "'jsonl'"]),

@@ -37,7 +37,7 @@ ALIGN = {
         "make_shard",
         "_match_shards",
         "rank_train",
-        "write_corpus",
+        "_read_part",
         "write_queries",
         "build_preferences",
         "gather",
