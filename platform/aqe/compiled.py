@@ -1,26 +1,46 @@
 """The one place that knows numba: how loops are compiled, and where the machine code is kept.
 
-Beside the code, numba's own choice, it would vanish with a Ray job's copy of the code; and compiling takes some ten
-seconds. Numba looks at the age of one file only, not of those it takes constants from: the directory is named by all.
+Compiling takes some twenty seconds. Numba's own choice is a place beside the code, found by its path and age: each Ray
+job has its own copy of the code, and would compile again. And numba looks at one file, not at those that its constants
+come from. Here the machine code lies in the cache directory, below a name that all sources of the loops give together.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numba
+from numba.core import caching
+
 from aqe.artifact import digest
 from aqe.storage import cache_directory
 
-_SOURCES = sorted(path for part in ("index", "impacts") for path in (Path(__file__).parent / part).glob("*.py"))
-# Numba reads it when it is imported, which is below.
-os.environ.setdefault(
-    "NUMBA_CACHE_DIR", str(cache_directory() / "numba" / digest([path.read_text() for path in _SOURCES]))
-)
-
-import numba  # noqa: E402
+HERE = Path(__file__).parent
+SOURCES = sorted(path for part in ("index", "impacts") for path in (HERE / part).glob("*.py"))
+#: Where this code's loops lie, compiled.
+DIRECTORY = cache_directory() / "numba" / digest([path.read_text() for path in SOURCES])
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _ByContent(caching.UserWideCacheLocator):  # type: ignore[misc]
+    """Finds machine code by what the code says, wherever this copy of it lies and however old it is."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        super().__init__(function, file)
+        self._cache_path = str(DIRECTORY / Path(file).parent.name)
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], file: str) -> "_ByContent | None":
+        """None, which leaves it to numba, for others' functions and where the cache cannot be written."""
+        locator: _ByContent | None = super().from_function(function, file) if Path(file) in SOURCES else None
+        return locator
+
+    def get_source_stamp(self) -> str:
+        return DIRECTORY.name
+
+
+caching.CacheImpl._locator_classes.insert(0, _ByContent)
 
 
 def compiled(function: F) -> F:
