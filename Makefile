@@ -50,7 +50,7 @@ wiki-small: setup  ## the recipe on Wikipedia passages that lie in ../shared/dat
 	@$(PY) -m cluster.local.submit --config wiki_small
 
 test: setup  ## the tests
-	@$(PY) -m pytest -q -m "not slow and not faults"
+	@$(PY) -m pytest -q -m "not slow and not faults" --durations=30 --durations-min=10
 
 test-slow: setup  ## the longer tests
 	@$(PY) -m pytest -q -m slow

@@ -12,7 +12,8 @@ from aqe.config.align import AlignConfig
 from aqe.config.base import Config
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.sample import PASSAGE, QUERY, PromptConfig
-from aqe.config.sources import SPLITS, AnseriniCorpus, ReverseDictionary, ReverseDictionaryQueries, origins
+from aqe.config.sources import SPLITS, AnseriniCorpus, ReverseDictionary, ReverseDictionaryQueries
+from aqe.config.splits import origins
 from aqe.corpus import contract, formats
 from aqe.corpus.script import other_script
 from aqe.errors import ConfigError, DataError, InputError

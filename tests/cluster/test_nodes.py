@@ -134,10 +134,8 @@ def run(nodes: Cluster, job: str, project: Path, name: str, *more: str) -> tuple
     return client.get_job_status(name), client.get_job_logs(name)
 
 
-@pytest.mark.parametrize(
-    ("job", "parts"),
-    [("align_model", [ALIGN]), pytest.param("run_pipeline", [ALIGN, SPREAD, EVALUATE], marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("job", "parts"), [("align_model", [ALIGN]), ("run_pipeline", [ALIGN, SPREAD, EVALUATE])])
 def test_every_stage_runs_on_its_kind_of_node(
     nodes: Cluster, project: Path, job: str, parts: list[dict[str, set[str]]]
 ) -> None:

@@ -21,7 +21,8 @@ from aqe.config.evaluate import System
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
 from aqe.config.sample import PASSAGE, PromptConfig
 from aqe.config.serve import ServeConfig
-from aqe.config.sources import SPLITS, SharesConfig, SplitsConfig
+from aqe.config.sources import SPLITS
+from aqe.config.splits import SharesConfig, SplitsConfig
 from aqe.errors import ConfigError
 from aqe.prompts import resolve
 

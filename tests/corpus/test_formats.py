@@ -12,7 +12,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from aqe.config.sources import CorpusConfig, QueriesConfig, SharesConfig, SplitsConfig
+from aqe.config.sources import CorpusConfig, QueriesConfig
+from aqe.config.splits import SharesConfig, SplitsConfig
 from aqe.corpus.passages import read_corpus
 from aqe.corpus.queries import read_queries
 from aqe.errors import InputError

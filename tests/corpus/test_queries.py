@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aqe import records
-from aqe.config.sources import FileQueries, SharesConfig, SplitsConfig
+from aqe.config.sources import FileQueries
+from aqe.config.splits import SharesConfig, SplitsConfig
 from aqe.corpus import split as splitting
 from aqe.corpus.queries import count, read_queries, write_queries
 from aqe.errors import InputError

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from aqe.compose import clean
 from aqe.config.sample import PromptConfig
-from aqe.config.sources import SPLITS, SharesConfig
+from aqe.config.sources import SPLITS
+from aqe.config.splits import SharesConfig
 from aqe.corpus.split import NEAR, same_question
 from aqe.prompts import PROMPTS
 from aqe.synthetic.cleaning import QUERY_WORDS, flaw, query_of, split_queries, training_flaw

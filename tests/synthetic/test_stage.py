@@ -13,7 +13,7 @@ from aqe.base_model import LanguageModel
 from aqe.config.data import IndexConfig
 from aqe.config.rank import RankConfig
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
-from aqe.config.sources import SplitsConfig
+from aqe.config.splits import SplitsConfig
 from aqe.corpus.stage import ingest_queries, judge_queries
 from aqe.errors import InputError
 from aqe.impacts.gold import open_gold_ranker

@@ -15,7 +15,8 @@ from aqe.config.data import IndexConfig, ModelConfig, is_path
 from aqe.config.evaluate import EvaluateConfig
 from aqe.config.rank import PreferConfig, RankConfig
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
-from aqe.config.sources import SPLITS, CorpusConfig, FromHub, SplitsConfig, SyntheticQueries
+from aqe.config.sources import SPLITS, CorpusConfig, FromHub, SyntheticQueries
+from aqe.config.splits import SplitsConfig
 from aqe.errors import ConfigError
 
 PRESETS = Path(__file__).parents[1] / "presets"

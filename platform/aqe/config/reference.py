@@ -38,6 +38,7 @@ def _name(kind: Any) -> str:
         "aqe.config.align.",
         "aqe.config.data.",
         "aqe.config.sources.",
+        "aqe.config.splits.",
         "pathlib._local.",
         "pathlib.",
     ):

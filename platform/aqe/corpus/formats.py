@@ -27,8 +27,8 @@ from aqe.config.sources import (
     TrecQrels,
     TrecQueries,
     as_tuple,
-    dataset_names,
 )
+from aqe.config.splits import dataset_names
 from aqe.corpus import columns, rows, trec
 from aqe.corpus.columns import Names
 from aqe.corpus.rows import Flaw, Form, RawRow

@@ -20,10 +20,8 @@ from aqe.config.sources import (
     QuerySource,
     ReverseDictionaryQueries,
     Split,
-    SplitsConfig,
-    dataset_names,
-    origins,
 )
+from aqe.config.splits import SplitsConfig, dataset_names, origins
 from aqe.corpus import contract, formats
 from aqe.corpus.formats import Source
 from aqe.corpus.rows import Flaw, RawRow

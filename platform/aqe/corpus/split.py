@@ -6,7 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from aqe.config.sources import SPLITS, SharesConfig, Split
+from aqe.config.sources import SPLITS, Split
+from aqe.config.splits import SharesConfig
 
 #: Two questions with at least this share of their words in common (Jaccard) say nearly the same.
 NEAR = 0.85

@@ -7,16 +7,8 @@ from typing import Any
 
 from aqe.artifact import Artifact, digest, file_digest, read_parquet
 from aqe.config.base import Config
-from aqe.config.sources import (
-    SPLITS,
-    CorpusConfig,
-    FileQueries,
-    Files,
-    QuerySource,
-    Split,
-    SplitsConfig,
-    origins,
-)
+from aqe.config.sources import SPLITS, CorpusConfig, FileQueries, Files, QuerySource, Split
+from aqe.config.splits import SplitsConfig, origins
 from aqe.corpus import contract, formats, judge, passages, queries
 from aqe.errors import DataError
 from aqe.index import jvm

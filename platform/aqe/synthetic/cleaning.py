@@ -6,7 +6,8 @@ from typing import Any
 
 from aqe.compose import clean
 from aqe.config.sample import PASSAGE, PromptConfig
-from aqe.config.sources import SPLITS, SharesConfig
+from aqe.config.sources import SPLITS
+from aqe.config.splits import SharesConfig
 from aqe.corpus.split import deal, near_duplicates, same_question
 from aqe.synthetic.passages import words
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 from aqe.artifact import GROUP_ROWS, Artifact, write_parquet
 from aqe.base_model import LanguageModel
 from aqe.config.sample import PASSAGE, EngineConfig, PromptConfig, SampleConfig
-from aqe.config.sources import SPLITS, SYNTHETIC, Split, SplitsConfig
+from aqe.config.sources import SPLITS, SYNTHETIC, Split
+from aqe.config.splits import SplitsConfig
 from aqe.corpus.contract import counted, letter
 from aqe.corpus.rows import Flaw
 from aqe.errors import InputError
