@@ -110,7 +110,7 @@ class Measured:
 
     def dispatch_hours(self, queries: int, cores: int) -> float:
         """Hours in which the driver hands out each unit to sample, to rank, and to prefer, to so many workers."""
-        from aqe.units import at_once
+        from aqe.pools import at_once
 
         units = queries // QUERIES_PER_UNIT
         sizes = (1, at_once(units, cores), at_once(units, cores))

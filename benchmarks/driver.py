@@ -137,9 +137,10 @@ class Writer:
 
 def sample(run: Any, corpus: Any, judged: Any, prompt: Any) -> Any:
     """The artifact of aqe.sample.stage, with a Writer for its worker."""
+    from aqe.pools import run_units
     from aqe.records import SAMPLES
     from aqe.sample.plan import PlanReader, write_plan
-    from aqe.units import Pool, Work, run_units
+    from aqe.units import Pool, Work
 
     settings = {"num_samples": CANDIDATES, "seed": 0, "queries_per_unit": QUERIES_PER_UNIT}
 

@@ -80,9 +80,9 @@ class Asked(NamedTuple):
 class Timed:
     """A stage's worker that notes of each unit its end, its count, and how long others have had the core until then."""
 
-    def __init__(self, make: Callable[..., Any], args: Mapping[str, Any], noun: str, log: str) -> None:
+    def __init__(self, *opened: Any, make: Callable[..., Any], args: Mapping[str, Any], noun: str, log: str) -> None:
         self._noun, self._log = noun, Path(log) / str(os.getpid())
-        self._work = make(**args)
+        self._work = make(*opened, **args)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         result = self._work(rows)
@@ -137,9 +137,9 @@ def ranking(stage: str) -> Asked:
     samples = load(parent("sample_train", run))
     queries = parent("judge_queries", run) / "queries.parquet"
     units = with_files(cut_units(len(Slices(queries)), UNIT[stage]), "expansions", samples)
-    args = {"source": retriever.source(pool.labels), "stage": "rank_train"}
-    reader = QueryReader(queries, samples.path / "data")
-    return Asked(units, Work(RankWorker, args, reader, RankWorker.schema, quick=True), pool)
+    args = {"config": config, "stage": "rank_train"}
+    reader, source = QueryReader(queries, samples.path / "data"), retriever.source(pool.labels)
+    return Asked(units, Work(RankWorker, args, reader, RankWorker.schema, quick=True, source=source), pool)
 
 
 def sampling() -> Asked:
@@ -151,6 +151,7 @@ def sampling() -> Asked:
     from aqe.nodes import nodes_of
     from aqe.records import SAMPLES
     from aqe.sample.engine import Sampling
+    from aqe.sample.load import EngineSource
     from aqe.sample.plan import PlanReader
     from aqe.sample.stage import SampleWorker, engine_pool
     from aqe.units import Work, cut_units
@@ -158,29 +159,24 @@ def sampling() -> Asked:
     sampled = parent("sample_train")
     about = manifest(sampled)
     settings, engine = about["config"]["sampling"], about["stats"]["engine"]
-    args = {
-        "engine": engine,
-        "model_path": str(resolve_model(ModelConfig()).path),
-        "config": EngineConfig(name=engine),
-        "sampling": Sampling(**{**settings, "stop": tuple(settings["stop"])}),
-        "stage": "sample_train",
-    }
+    source = EngineSource(engine, str(resolve_model(ModelConfig()).path), EngineConfig(name=engine))
+    args = {"sampling": Sampling(**{**settings, "stop": tuple(settings["stop"])}), "stage": "sample_train"}
     plan = sampled / "plan.parquet"
     units = cut_units(len(Slices(plan)), UNIT["sampling"])
     return Asked(
         units,
-        Work(SampleWorker, args, PlanReader(plan), SAMPLES),
+        Work(SampleWorker, args, PlanReader(plan), SAMPLES, source=source),
         engine_pool(EngineConfig(name=engine), nodes_of("gpu")),
     )
 
 
 def dispatch(stage: str) -> Asked:
     """Units of nothing, so many to a task."""
-    from aqe import units
+    from aqe import pools, units
     from aqe.nodes import nodes_of
     from aqe.records import RANKS
 
-    units.MOST_AT_ONCE, units.TASKS_A_WORKER = AT_ONCE[stage], 1
+    pools.MOST_AT_ONCE, pools.TASKS_A_WORKER = AT_ONCE[stage], 1
     nodes = nodes_of("cpu")
     work = units.Work(Nothing, {}, no_rows, RANKS, quick=True)
     return Asked(units.cut_units(UNITS[stage], 1), work, units.Pool(sum(nodes.cpus), num_cpus=0.9, labels=nodes.labels))
@@ -190,8 +186,8 @@ def drive(stage: str, out: Path) -> None:
     """The driver: work through units on the cluster that RAY_ADDRESS names."""
     import ray
 
+    from aqe.pools import run_units
     from aqe.run import Run
-    from aqe.units import run_units
 
     ray.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT / "platform")}}, log_to_driver=False)
     asked = sampling() if stage == "sampling" else dispatch(stage) if stage in AT_ONCE else ranking(stage)

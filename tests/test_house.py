@@ -34,19 +34,20 @@ MAY_KNOW = {
     "nodes": "errors",
     "smollm2": "errors",
     "base_model": "artifact config errors smollm2 storage",
-    # What every stage gets, and the pool that most use.
+    # What every stage gets, and the pools that most use.
     "run": "artifact config dead_letters errors nodes observe",
-    "units": "artifact dead_letters errors observe records run storage",
+    "units": "artifact errors",
+    "pools": "artifact dead_letters errors observe records run storage units",
     # The stages, in the order of the loop. `impacts` is the engine of exact gold ranks.
     "index": "artifact compiled config errors nodes observe run storage",
     "corpus": "artifact config errors index nodes observe prompts records run",
     "impacts": "artifact compiled config errors index ranker",
-    "sample": "artifact base_model compose config endings errors malloc nodes observe prompts reasoning records run storage units",
-    "rank": "artifact compose config errors impacts index nodes observe ranker records run units",
+    "sample": "artifact base_model compose config endings errors malloc nodes observe pools prompts reasoning records run storage units",
+    "rank": "artifact compose config errors impacts index nodes observe pools ranker records run units",
     "synthetic": "artifact base_model compose config corpus errors nodes prompts rank records run sample",
-    "prefer": "artifact base_model compose config endings errors nodes prompts records run storage units",
+    "prefer": "artifact base_model compose config endings errors nodes pools prompts records run storage units",
     "align": "artifact base_model config dead_letters errors malloc nodes observe records run storage",
-    "evaluate": "align artifact base_model compose config corpus errors nodes prefer rank ranker records run storage units",
+    "evaluate": "align artifact base_model compose config corpus errors nodes pools prefer rank ranker records run storage units",
     "report": "align artifact compose config dead_letters evaluate observe prompts run storage",
     # What uses an aligned model.
     "expand": "artifact base_model compose config errors prompts reasoning sample",

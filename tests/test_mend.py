@@ -14,8 +14,9 @@ from filelock import FileLock
 from aqe.artifact import MANIFEST, UNFINISHED, Artifact, write_parquet
 from aqe.errors import ArtifactError, InputError
 from aqe.mend import made_from, members, retry_run
+from aqe.pools import run_units
 from aqe.run import Run
-from aqe.units import Pool, Work, cut_units, run_units
+from aqe.units import Pool, Work, cut_units
 from tests.test_artifact import flip
 from tests.test_cli import aqe
 from tests.test_units import SCHEMA, Numbers, Squares

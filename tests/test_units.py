@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from aqe import storage
 from aqe.artifact import Artifact, make, read_parquet, write_parquet
 from aqe.errors import ArtifactError, DeadLetterError, StorageError
+from aqe.pools import run_units
 from aqe.run import Run
-from aqe.units import Pool, Result, Row, Unit, Work, cut_units, run_units, with_files
+from aqe.units import Pool, Result, Row, Unit, Work, cut_units, with_files
 from tests.test_artifact import flip
 from tests.tools.small_disk import small_disk
 

@@ -12,8 +12,10 @@ import os
 import re
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
@@ -259,6 +261,88 @@ def _timed(stats: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return {**hours, **stats, "wall_seconds": round(seconds, 3)}
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """An artifact by what it comes from, which is its name, too.
+
+    `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id) or a
+    part of an artifact; `parents` are the artifacts that such parts come from: recorded, but no part of the name.
+    `packages` are those whose version changes the result.
+    """
+
+    stage: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Artifact | str]
+    parents: tuple[Artifact, ...] = ()
+    packages: tuple[str, ...] = ()
+
+    def manifest(self) -> dict[str, Any]:
+        """What a manifest says of where the artifact comes from."""
+        ids = {name: value.fingerprint if isinstance(value, Artifact) else value for name, value in self.inputs.items()}
+        installed = versions(*self.packages)
+        named = {"stage": self.stage, "config": self.config, "inputs": ids, "versions": installed}
+        origin = [a.path.name for a in (*self.inputs.values(), *self.parents) if isinstance(a, Artifact)]
+        return {**named, "fingerprint": digest(named), "parents": origin}
+
+
+#: Fills the directories of what is missing, by its place in what was wanted, and says of each when it is whole.
+Build = Callable[[Mapping[int, Path]], Iterator[tuple[int, Mapping[str, Any]]]]
+
+
+def make_all(
+    root: Path,
+    wanted: Sequence[Wanted],
+    build: Build,
+    *,
+    say: Callable[[str], None] = print,
+    made: Callable[[str, Mapping[str, Any]], None] = lambda stage, stats: None,
+) -> list[Artifact]:
+    """The artifacts that are wanted, in their order; those that are not there are built, together.
+
+    `build` is given the directories of the missing ones. It may find its own unfinished work there. It yields place and
+    statistics of each as soon as it is whole: what is whole stays, whatever becomes of the others. `made` is told stage
+    and statistics of what was not there before. Raises ArtifactError when another process is building one of them, or
+    when what is there is not as it was made.
+    """
+    manifests = [one.manifest() for one in wanted]
+    paths = [root / f"{one['stage']}-{one['fingerprint']}" for one in manifests]
+    there: dict[int, Artifact] = {}
+    for i, path in enumerate(paths):
+        if (path / MANIFEST).exists():
+            say(f"{wanted[i].stage}: done before, {path.name}")
+            there[i] = load(path)
+    with ExitStack() as locks:
+        missing: dict[int, Path] = {}
+        for i in sorted(set(range(len(paths))) - there.keys(), key=lambda i: paths[i]):
+            path = paths[i]
+            retry(path, partial(path.mkdir, parents=True, exist_ok=True))
+            try:
+                locks.enter_context(FileLock(root / f".{path.name}.lock", timeout=0))
+            except Timeout:
+                raise ArtifactError(
+                    f"{path} is being built by another process. Wait for it, or stop it and run again."
+                ) from None
+            if not (path / MANIFEST).exists():  # Another process may have ended between the look above and the lock.
+                missing[i] = path
+        for i, path in missing.items():
+            _begin(path, manifests[i]["parents"])
+        began = time.time()
+        # In the order in which they are wanted.
+        for i, stats in build({i: missing[i] for i in sorted(missing)}) if missing else ():
+            path, ended = paths[i], time.time()
+            manifest = {
+                **manifests[i],
+                "stats": _timed(stats, ended - began),
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "files": checksums.take(path, _lasting(path)),
+            }
+            began = ended
+            write_text(json.dumps(manifest, indent=1, default=str) + "\n", path / MANIFEST)
+            (path / UNFINISHED).unlink(missing_ok=True)
+            made(wanted[i].stage, manifest["stats"])
+    return [there[i] if i in there else load(path) for i, path in enumerate(paths)]
+
+
 def make(
     root: Path,
     stage: str,
@@ -266,52 +350,8 @@ def make(
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact | str],
     build: Callable[[Path], Mapping[str, Any]],
-    parents: tuple[Artifact, ...] = (),
-    packages: tuple[str, ...] = (),
     say: Callable[[str], None] = print,
-    made: Callable[[Mapping[str, Any]], None] = lambda stats: None,
 ) -> Artifact:
-    """Return the artifact of `stage` for this config and these inputs, building it unless it is there.
-
-    More than six arguments: they are what a manifest says, and whom to tell; stages call `aqe.run.Run.make`.
-    `build(path)` fills the directory and returns the stage's statistics. It may find its own unfinished work there.
-    `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id) or
-    a part of an artifact; `parents` are the artifacts that such parts come from: recorded, but no part of the name.
-    `packages` are those whose version changes the result. `made` is told the statistics of what was not there before.
-    Raises ArtifactError when another process is building it, or when what is there is not as it was made.
-    """
-    ids = {name: value.fingerprint if isinstance(value, Artifact) else value for name, value in inputs.items()}
-    installed = versions(*packages)
-    fingerprint = digest({"stage": stage, "config": config, "inputs": ids, "versions": installed})
-    path = root / f"{stage}-{fingerprint}"
-    if (path / MANIFEST).exists():
-        say(f"{stage}: done before, {path.name}")
-        return load(path)
-    retry(path, lambda: path.mkdir(parents=True, exist_ok=True))
-    try:
-        with FileLock(root / f".{path.name}.lock", timeout=0):
-            if (path / MANIFEST).exists():  # Another process ended between the look above and the lock.
-                return load(path)
-            origin = [a.path.name for a in (*inputs.values(), *parents) if isinstance(a, Artifact)]
-            _begin(path, origin)
-            started = time.time()
-            stats = build(path)
-            manifest: dict[str, Any] = {
-                "stage": stage,
-                "fingerprint": fingerprint,
-                "config": config,
-                "inputs": ids,
-                "parents": origin,
-                "versions": installed,
-                "stats": _timed(stats, time.time() - started),
-                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "files": checksums.take(path, _lasting(path)),
-            }
-            write_text(json.dumps(manifest, indent=1, default=str) + "\n", path / MANIFEST)
-            (path / UNFINISHED).unlink(missing_ok=True)
-            made(manifest["stats"])
-    except Timeout:
-        raise ArtifactError(
-            f"{path} is being built by another process. Wait for it, or stop it and run again."
-        ) from None
-    return load(path)
+    """The artifact of `stage` for this config and these inputs: `build` fills its directory and returns statistics."""
+    wanted = Wanted(stage, config, inputs)
+    return make_all(root, [wanted], lambda missing: ((i, build(path)) for i, path in missing.items()), say=say)[0]

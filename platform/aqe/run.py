@@ -1,13 +1,12 @@
 """What every stage of one run shares: where its artifacts lie, who is told, what it costs, what may go wrong."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aqe.artifact
-from aqe.artifact import Artifact
+from aqe.artifact import Artifact, Build, Wanted, make_all
 from aqe.config.pipeline import PriceConfig
 from aqe.dead_letters import common, letters_of, listed, reasons_of
 from aqe.errors import DeadLetterError
@@ -40,21 +39,21 @@ class Run:
         parents: tuple[Artifact, ...] = (),
         packages: tuple[str, ...] = (),
     ) -> Artifact:
-        """`aqe.artifact.make` below this run's directory. Says what was made, and once what was there before."""
+        """One artifact below this run's directory, see `aqe.artifact.Wanted`; `build` fills its directory."""
+        wanted = Wanted(stage, config, inputs, parents, packages)
+        return self.make_all([wanted], lambda missing: ((i, build(path)) for i, path in missing.items()))[0]
+
+    def make_all(self, wanted: Sequence[Wanted], build: Build) -> list[Artifact]:
+        """`aqe.artifact.make_all` below this run's directory. Says what was made, and once what was there before."""
         self.root.mkdir(parents=True, exist_ok=True)
-        return aqe.artifact.make(
-            self.root,
-            stage,
-            config=config,
-            inputs=inputs,
-            build=lambda out: _with_dead(out, build(out)),
-            parents=parents,
-            packages=packages,
-            say=self._say_once,
-            made=lambda stats: self.say(
-                f"{stage}: made in {duration(stats['wall_seconds'])}, {describe(stats, self.price)}"
-            ),
-        )
+
+        def with_dead(missing: Mapping[int, Path]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+            return ((i, _with_dead(missing[i], stats)) for i, stats in build(missing))
+
+        def made(stage: str, stats: Mapping[str, Any]) -> None:
+            self.say(f"{stage}: made in {duration(stats['wall_seconds'])}, {describe(stats, self.price)}")
+
+        return make_all(self.root, wanted, with_dead, say=self._say_once, made=made)
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:

@@ -38,7 +38,7 @@ def ranks(engine, index):
     config = RankConfig(
         engine=engine, query_weight=settings["query_weight"], distinct_words=settings["distinct_words"]
     )
-    result = RankWorker(Retriever(load(index), config, index_config).source({}), "test")(rows)
+    result = RankWorker(Retriever(load(index), config, index_config).source({}).open(), config, "test")(rows)
     assert not result.dead, result.dead[:3]
     return result.data.to_pylist()
 ours, theirs = ranks("impacts", impacts), ranks("lucene", parent(impacts, "build_index"))

@@ -15,6 +15,7 @@ from aqe.config.sample import EngineConfig, PromptConfig
 from aqe.prompts import render
 from aqe.sample.engine import Sampling
 from aqe.sample.engine_vllm import vllm_env
+from aqe.sample.load import EngineSource
 from aqe.sample.stage import SampleWorker
 from tests.tools.families import FAMILIES, FAST, make_family
 
@@ -53,7 +54,8 @@ def plan(name: str, root: Path) -> list[dict[str, Any]]:
 
 def sample(engine: Literal["vllm", "transformers"], name: str, root: Path, out: Path) -> None:
     """Sample a family as the stage does: `out`/NAME.parquet (records.SAMPLES)."""
-    worker = SampleWorker(engine, str(make_family(name, root)), CONFIG, DRAWN, "sample")
+    source = EngineSource(engine, str(make_family(name, root)), CONFIG)
+    worker = SampleWorker(source.open(), DRAWN, "sample")
     fed: list[list[int]] = []
     if engine == "vllm":
         _listen(worker, fed)

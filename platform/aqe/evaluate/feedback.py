@@ -12,6 +12,7 @@ from aqe.artifact import Artifact, Slices, read_parquet
 from aqe.evaluate.choice import Choice
 from aqe.evaluate.grid import Ladder, Point, Values, climb, name
 from aqe.evaluate.tune import TUNED, by_point
+from aqe.pools import run_units
 from aqe.rank.feedback import FeedbackSource, Rm3, rank_in
 from aqe.rank.retriever import Retriever
 from aqe.rank.stage import SEARCHED_TOGETHER
@@ -19,7 +20,7 @@ from aqe.rank.workers import QueryReader
 from aqe.ranker import DEPTH, Hit
 from aqe.records import SEARCHED, table
 from aqe.run import Run
-from aqe.units import Result, Row, Work, cut_units, run_units
+from aqe.units import Result, Row, Work, cut_units
 
 #: Around Anserini's defaults: 10 passages, 10 terms, half of the weight.
 LADDERS = (

@@ -18,12 +18,13 @@ from aqe.config.evaluate import EvaluateConfig
 from aqe.evaluate.grid import Ladder, Point, Values, climb, name
 from aqe.evaluate.measures import reciprocal_rank, shown_ranks
 from aqe.evaluate.significance import Interval, bootstrap_means, interval
+from aqe.pools import run_units
 from aqe.rank.retriever import RankerSource, Retriever
 from aqe.rank.stage import SEARCHED_TOGETHER, VERSION
 from aqe.rank.workers import QueryReader, gold_ranks
 from aqe.records import table
 from aqe.run import Run
-from aqe.units import Result, Row, Work, cut_units, run_units
+from aqe.units import Result, Row, Work, cut_units
 
 #: Steps that about double k1; how much of a passage's length counts, from none to all.
 LADDERS = (

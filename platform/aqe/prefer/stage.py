@@ -19,6 +19,7 @@ from aqe.config.sample import PromptConfig
 from aqe.endings import taught_end
 from aqe.errors import ArtifactError, InputError
 from aqe.nodes import on_node
+from aqe.pools import run_units
 from aqe.prefer.candidates import Prompt, RankedQuery, ranked_query
 from aqe.prefer.diversity import collapse_warning, diversity, diversity_counts
 from aqe.prefer.pairs import dpo_rows
@@ -29,7 +30,7 @@ from aqe.prompts import load_tokenizer, render, token_ids
 from aqe.records import DPO, RSFT
 from aqe.run import Run
 from aqe.storage import put
-from aqe.units import Pool, Result, Row, Work, check_complete, cut_units, run_units, with_files
+from aqe.units import Pool, Result, Row, Work, check_complete, cut_units, with_files
 
 _SETS = {"rsft": RSFT, "rsft_random": RSFT, "dpo": DPO}
 #: What one query gives: a target or none, a random one, and its pairs. Made into one file of each at the end.

@@ -46,7 +46,12 @@ class Retriever:
     @property
     def reads(self) -> tuple[Path, ...]:
         """What each of a pool's actors opens. Shards that are spread over nodes are opened by actors of their own."""
-        return () if self.config.engine == "impacts" and self.config.spread_shards else (self.index.path,)
+        return () if self.spread else (self.index.path,)
+
+    @property
+    def spread(self) -> bool:
+        """Whether the index' shards lie on nodes of their own, each with a process that ranks."""
+        return self.config.engine == "impacts" and self.config.spread_shards
 
     def pool(self, nodes: Nodes) -> Pool:
         """One actor a CPU core, with what a JVM needs inside Ray where the engine or the language wants one."""
@@ -63,7 +68,7 @@ class Retriever:
 
     def source(self, labels: Mapping[str, str]) -> "RankerSource":
         """What a pool's actors open. With `rank.spread_shards` the shards' actors start here, on labelled nodes."""
-        if self.config.engine == "impacts" and self.config.spread_shards:
+        if self.spread:
             from aqe.impacts.spread import spread_shards
 
             return RankerSource(

@@ -1,13 +1,17 @@
 """The stages that rank and search: judged queries with their expansions -> gold ranks, or hits, on CPU actors."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aqe.artifact import Artifact, Slices
+from aqe.artifact import Artifact, Slices, Wanted
+from aqe.pools import run_parts
 from aqe.rank.retriever import Retriever
 from aqe.rank.workers import QueryReader, RankWorker, SearchWorker
 from aqe.run import Run
-from aqe.units import Work, check_complete, cut_units, run_units, with_files
+from aqe.units import Part, Work, check_complete, cut_units, with_files
 
 #: Queries that one task searches. One text each, where ranking has all candidates.
 SEARCHED_TOGETHER = 32
@@ -21,13 +25,28 @@ def rank_expansions(run: Run, retriever: Retriever, *, judged: Artifact, samples
     A query without candidates is in the dead letters of the stage that sampled; it has no ranks.
     """
     size = retriever.config.queries_per_unit
-    return run.make(
+    wanted = Wanted(
         stage,
-        config={**retriever.settings("ndcg_at"), "version": VERSION},
-        inputs={"samples": samples, "index": retriever.index, "qrels": judged},
+        {**retriever.settings("ndcg_at"), "version": VERSION},
+        {"samples": samples, "index": retriever.index, "qrels": judged},
         packages=retriever.packages,
-        build=lambda out: _work(run, stage, out, RankWorker, retriever, judged, samples, size),
     )
+    texts = Texts(stage, retriever, judged, samples)
+    return run.make_all([wanted], partial(_work, run, stage, RankWorker, [texts], size))[0]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a stage composes and searches: judged queries with their expansions, or plain where that is None."""
+
+    stage: str
+    retriever: Retriever
+    judged: Artifact
+    expansions: Artifact | None
+
+    @property
+    def queries(self) -> Path:
+        return self.judged.path / "queries.parquet"
 
 
 def search_expansions(
@@ -37,41 +56,73 @@ def search_expansions(
 
     `data/` (records.SEARCHED). A query that `expansions` has not is not searched.
     """
-    return run.make(
-        stage,
-        config={**retriever.settings(), "version": VERSION},
-        inputs={
-            "index": retriever.index,
-            "qrels": judged,
-            **({} if expansions is None else {"expansions": expansions}),
-        },
-        packages=retriever.packages,
-        build=lambda out: _work(run, stage, out, SearchWorker, retriever, judged, expansions, SEARCHED_TOGETHER),
-    )
+    return search_all(run, stage, [Texts(stage, retriever, judged, expansions)])[0]
+
+
+def search_all(run: Run, name: str, texts: Sequence[Texts]) -> list[Artifact]:
+    """The same for several stages that search one index: one pool, which `name` names, opens it."""
+    wanted = [
+        Wanted(
+            one.stage,
+            {**one.retriever.settings(), "version": VERSION},
+            {
+                "index": one.retriever.index,
+                "qrels": one.judged,
+                **({} if one.expansions is None else {"expansions": one.expansions}),
+            },
+            packages=one.retriever.packages,
+        )
+        for one in texts
+    ]
+    return run.make_all(wanted, partial(_work, run, name, SearchWorker, texts, SEARCHED_TOGETHER))
 
 
 def _work(
     run: Run,
-    stage: str,
-    out: Path,
+    name: str,
     worker: type[RankWorker] | type[SearchWorker],
-    retriever: Retriever,
-    judged: Artifact,
-    expansions: Artifact | None,
+    texts: Sequence[Texts],
     size: int,
-) -> dict[str, Any]:
-    """What the two stages share: a pool of ranker actors over units of `size` queries."""
-    queries = judged.path / "queries.parquet"
-    units = cut_units(len(Slices(queries)), size)
-    if expansions is not None:
-        # Perhaps not all queries were expanded: those at the end have no file.
-        units = [unit for unit in with_files(units, "expansions", expansions) if unit.files["expansions"]]
-    pool = retriever.pool(run.nodes("cpu"))
-    texts = None if expansions is None else expansions.path / "data"
-    args = {"source": retriever.source(pool.labels), "stage": stage}
-    reads = (*retriever.reads, queries, *([] if texts is None else [texts]))
-    work = Work(worker, args, QueryReader(queries, texts), worker.schema, quick=True, reads=reads)
-    stats = run_units(run, stage, out, units, work, pool)
-    if expansions is not None:
-        check_complete(stage, stats, expansions)
-    return {"engine": retriever.config.engine, **stats}
+    missing: Mapping[int, Path],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What they all share: a pool of ranker actors over units of `size` queries."""
+    pool = texts[0].retriever.pool(run.nodes("cpu"))
+    for group in _lives(texts, list(missing)):
+        source = texts[group[0]].retriever.source(pool.labels)
+        parts = []
+        for i in group:
+            one = texts[i]
+            units = cut_units(len(Slices(one.queries)), size)
+            if one.expansions is not None:
+                # Perhaps not all queries were expanded: those at the end have no file.
+                units = [unit for unit in with_files(units, "expansions", one.expansions) if unit.files["expansions"]]
+            said = None if one.expansions is None else one.expansions.path / "data"
+            if not source.one_setting:
+                source = one.retriever.source(pool.labels)
+            args = {"config": one.retriever.config, "stage": one.stage}
+            reads = (*one.retriever.reads, one.queries, *([] if said is None else [said]))
+            read = QueryReader(one.queries, said)
+            work = Work(worker, args, read, worker.schema, quick=True, reads=reads, source=source)
+            parts.append(Part(one.stage, missing[i], units, work))
+        for place, stats in run_parts(run, name, parts, pool):
+            one = texts[group[place]]
+            if one.expansions is not None:
+                check_complete(one.stage, stats, one.expansions)
+            yield group[place], {"engine": one.retriever.config.engine, **stats}
+
+
+def _lives(texts: Sequence[Texts], places: Sequence[int]) -> list[list[int]]:
+    """What one pool does in its life: everything, unless shards are spread over the nodes.
+
+    These have one setting of BM25, and take the nodes' memory: those with another come when they have gone.
+    """
+    lives: list[list[int]] = []
+    for i in places:
+        alike = (
+            life for life in lives if not texts[i].retriever.spread or texts[life[0]].retriever == texts[i].retriever
+        )
+        if (life := next(alike, None)) is not None:
+            life.append(i)
+        else:
+            lives.append([i])
+    return lives

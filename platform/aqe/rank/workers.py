@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from aqe.artifact import Slices, read_parquet
 from aqe.compose import compose
+from aqe.config.rank import RankConfig
 from aqe.observe import metrics
-from aqe.rank.retriever import RankerSource
 from aqe.ranker import DEPTH, GoldRank, Hit, Ranker, ndcg
 from aqe.records import EXPANSIONS, PLAIN, RANKS, SEARCHED, table
 from aqe.units import Result, Row, Unit
@@ -80,14 +80,14 @@ def search(ranker: Ranker, text: str, k: int, row: Row) -> list[Hit]:
 
 
 class _Worker(ABC):
-    """Opens a ranker once; a query that it cannot rank is a dead letter."""
+    """A query that it cannot rank is a dead letter."""
 
     schema: ClassVar[pa.Schema]
 
-    def __init__(self, source: RankerSource, stage: str) -> None:
+    def __init__(self, ranker: Ranker, config: RankConfig, stage: str) -> None:
         metrics.begin(metrics.RANKS, stage=stage)
-        self._ranker = source.open()
-        self._config = source.config
+        self._ranker = ranker
+        self._config = config
         self._stage = stage
 
     def __call__(self, rows: Sequence[Row]) -> Result:

@@ -108,6 +108,10 @@ class Engine(Protocol):
     """Of the last `generate`: prompt tokens of all candidates by source, `computed` or `cached` (shared with others).
     Empty where the engine exports them itself."""
 
+    def with_sampling(self, sampling: Sampling) -> "Engine":
+        """The same model, decoded otherwise."""
+        ...
+
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         """Candidates of each request in order, or the reason why a request cannot be served (too long, empty)."""
         ...

@@ -111,7 +111,7 @@ class TransformersEngine:
         self._windowed = False
 
     def with_sampling(self, sampling: Sampling) -> "TransformersEngine":
-        """The same weights, decoded otherwise."""
+        """The same model, decoded otherwise."""
         other = copy.copy(self)
         other.sampling = sampling
         return other

