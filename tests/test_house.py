@@ -55,7 +55,7 @@ MAY_KNOW = {
     "__init__": "expand",
     # Which stage gets what, and the command line.
     "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample synthetic",
-    "comparison": "artifact config evaluate pipeline prompts rank report",
+    "comparison": "artifact config evaluate pipeline prompts rank report sample",
     "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic",
     "cost": "config corpus synthetic",
     "mend": "artifact checksums dead_letters errors observe storage",

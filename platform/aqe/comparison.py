@@ -1,6 +1,6 @@
 """What the aligned models are compared with: every system's expansions and searches, and the report on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from aqe.artifact import Artifact
@@ -24,8 +24,9 @@ from aqe.evaluate.stage import (
 from aqe.evaluate.tune import Tuned
 from aqe.pipeline import Pipeline
 from aqe.prompts import resolve
-from aqe.rank.stage import search_expansions
+from aqe.rank.stage import Texts, search_all
 from aqe.report.stage import closing, metrics_of, report
+from aqe.sample.stage import Asked
 
 
 class Comparison:
@@ -43,14 +44,28 @@ class Comparison:
     def prepare(self) -> None:
         """Everything up to the aligned models, in the order of the loop."""
         _ = self.first.corpus, self.first.queries, [self.first.judged(split) for split in SPLITS], self.first.retriever
+        self._ask_base()
         for pipeline in self.pipelines:
             for name in self._learned:
                 pipeline.model(pipeline.aligned(name))
 
+    def _ask_base(self) -> None:
+        """All that is asked of the base model, but what is asked once a prompt is chosen: it is loaded once for it."""
+        first, wanted, limit = self.first, set(self.wanted), self.config.evaluate.oracle_queries
+        asked = [first.candidates("train")]
+        asked += list(self._tried.values()) if wanted & {"zero_shot_best", "zero_shot_cut"} else []
+        asked += [first.greedy(self.split, resolve(self.config.prompt))] if "zero_shot" in wanted else []
+        asked += [first.candidates(self.split, limit)] if wanted & {"union", "filtered", "best_of_n"} else []
+        first.ask(None, *asked)
+
+    @property
+    def _tried(self) -> dict[str, Asked]:
+        """Greedy expansions of dev by every prompt that is tried."""
+        return {name: self.first.greedy("dev", prompt) for name, prompt in self._prompts.items()}
+
     @cached_property
     def _greedy(self) -> dict[str, Artifact]:
-        """Greedy expansions of dev by every prompt that is tried."""
-        return {name: self.first.expansions("dev", prompt) for name, prompt in self._prompts.items()}
+        return dict(zip(self._tried, self.first.ask(None, *self._tried.values()), strict=True))
 
     @property
     def _prompts(self) -> dict[str, PromptConfig]:
@@ -117,12 +132,25 @@ class Comparison:
         """Systems that are a trained model."""
         return [RANDOM] * (RANDOM in self.wanted) + list(self.config.models)
 
-    def _searched(self, name: str, expansions: Artifact | None) -> Artifact:
+    def _searched(self, expansions: Mapping[str, Sequence[Artifact | None]]) -> dict[str, tuple[Artifact, ...]]:
+        """What the search finds for each system's expansions, in one pool's life but for RM3, which Lucene finds."""
         first, judged = self.first, self.first.judged(self.split)
-        if name == "bm25_rm3":
-            return search_rm3(self.run, first.retriever, self._rm3[0], index=first.vectors, judged=judged)
-        retriever = first.configured if name == "bm25" else first.retriever
-        return search_expansions(self.run, retriever, judged=judged, expansions=expansions, stage=f"search_{name}")
+        texts = [
+            Texts(f"search_{name}", first.configured if name == "bm25" else first.retriever, judged, one)
+            for name, of in expansions.items()
+            for one in of
+            if name != "bm25_rm3"
+        ]
+        found = iter(search_all(self.run, "search", texts))
+        return {
+            name: tuple(self._fed_back if name == "bm25_rm3" else next(found) for _ in of)
+            for name, of in expansions.items()
+        }
+
+    @property
+    def _fed_back(self) -> Artifact:
+        first = self.first
+        return search_rm3(self.run, first.retriever, self._rm3[0], index=first.vectors, judged=first.judged(self.split))
 
     @cached_property
     def _rm3(self) -> tuple[Point, Choice]:
@@ -152,9 +180,10 @@ class Comparison:
     def evidence(self) -> Evidence:
         """All systems: what they write, and what the search finds for it."""
         first = self.first
+        self._ask_base()
         systems = [name for name in self.wanted if name != RANDOM] + self._learned
         expansions = {name: tuple(self._written(name)) for name in systems}
-        searched = {name: tuple(self._searched(name, one) for one in of) for name, of in expansions.items()}
+        searched = self._searched(expansions)
         stages = [self.first.aligned(name) for name in self.config.models]
         models = {name: first.model(name) for full in stages for name in every_stage(full)}
         splits: dict[str, Artifact] = {name: first.judged(name) for name in SPLITS}

@@ -28,7 +28,7 @@ from aqe.rank.retriever import Retriever
 from aqe.rank.stage import rank_expansions
 from aqe.report.card import write_card
 from aqe.run import Run
-from aqe.sample.stage import Generation, sample_expansions
+from aqe.sample.stage import Asked, Generation, sample_all
 from aqe.synthetic.stage import asking, write_queries
 
 
@@ -99,18 +99,22 @@ class Pipeline:
 
     def samples(self, split: Split = "train", limit: int | None = None, of: str | None = None) -> Artifact:
         """Candidates of each query, of the first `limit` of a split."""
+        return self.ask(of, self.candidates(split, limit, of))[0]
+
+    def candidates(self, split: Split, limit: int | None = None, of: str | None = None) -> Asked:
+        """What is asked for them."""
         generation = Generation.draw(self.config.sample, self.config.engine, self._asked(of), limit)
-        stage = _named(f"sample_{split}", of)
-        return sample_expansions(
-            self.run, generation, judged=self.judged(split), model=self.language_model(of), stage=stage
-        )
+        return Asked(_named(f"sample_{split}", of), generation, self.judged(split))
+
+    def ask(self, of: str | None, *asked: Asked) -> list[Artifact]:
+        """What a model answers, which is loaded once for all that is asked."""
+        return sample_all(self.run, f"ask_{of or 'base'}", asked, self.language_model(of))
 
     def _asked(self, of: str | None) -> PromptConfig:
         return resolve(self.config.sample_prompt if of is None else self.config.prompt)
 
     def ranks(self, split: Split = "train", limit: int | None = None, of: str | None = None) -> Artifact:
-        samples, judged = self.samples(split, limit, of), self.judged(split)
-        stage = _named(f"rank_{split}", of)
+        judged, samples, stage = self.judged(split), self.samples(split, limit, of), _named(f"rank_{split}", of)
         return rank_expansions(self.run, self.retriever, judged=judged, samples=samples, stage=stage)
 
     def preferred(self, of: str | None = None) -> Artifact:
@@ -121,12 +125,9 @@ class Pipeline:
 
     def origin(self, name: str) -> Origin:
         """What the aligned model of this name comes from."""
-        of, prompt = self._drawn_for(name), self._asked(self._drawn_for(name))
-        before = (self.corpus, self.queries, self.index)
-        ranked = (self.samples(of=of), self.ranks(of=of), self.preferred(of))
-        return Origin(self.config, self.base, *before, *ranked, prompt, self.tuned)
-
-    # Alignment.
+        of = self._drawn_for(name)
+        artifacts = (self.corpus, self.queries, self.index, self.samples(of=of), self.ranks(of=of), self.preferred(of))
+        return Origin(self.config, self.base, *artifacts, self._asked(of), self.tuned)
 
     def model(self, name: str) -> Artifact:
         """The aligned model of this name: its last stage's artifact, with `model/` in it.
@@ -151,8 +152,7 @@ class Pipeline:
     def made_for(self, name: str) -> list[Artifact]:
         """The stages of a model from the first to the last, with candidates and ranks that were drawn for it alone."""
         before, _ = steps(name)
-        drawn = self._drawn_for(name)
-        own = [] if drawn is None else [self.samples(of=drawn), self.ranks(of=drawn)]
+        own = [] if (drawn := self._drawn_for(name)) is None else [self.samples(of=drawn), self.ranks(of=drawn)]
         return [*([] if before is None else self.made_for(before)), *own, self.model(name)]
 
     def aligned(self, name: str) -> str:
@@ -185,10 +185,13 @@ class Pipeline:
 
     def expansions(self, split: Split, prompt: PromptConfig, of: str | None = None) -> Artifact:
         """One greedy expansion of each query, by the base model or by one of the aligned models."""
-        limit = ExpanderSettings.of(self.config).max_tokens
-        generation = Generation.greedy(self.config.sample, self.config.engine, prompt, limit)
-        stage, judged = f"expand_{split}_{of or 'base'}", self.judged(split)
-        return sample_expansions(self.run, generation, judged=judged, model=self.language_model(of), stage=stage)
+        return self.ask(of, self.greedy(split, prompt, of))[0]
+
+    def greedy(self, split: Split, prompt: PromptConfig, of: str | None = None) -> Asked:
+        """What is asked for them."""
+        sample, limit = self.config.sample, ExpanderSettings.of(self.config).max_tokens
+        generation = Generation.greedy(sample, self.config.engine, prompt, limit)
+        return Asked(f"expand_{split}_{of or 'base'}", generation, self.judged(split))
 
 
 def _named(stage: str, of: str | None) -> str:

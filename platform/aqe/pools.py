@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from aqe.artifact import verify, write_parquet
 from aqe.dead_letters import common, reasons_of
 from aqe.errors import ArtifactError, StorageError
 from aqe.observe import metrics
-from aqe.observe.progress import Progress
+from aqe.observe.progress import Progress, hide
 from aqe.records import DEAD_LETTERS, table
 from aqe.run import Run
 from aqe.storage import retry
@@ -46,18 +46,19 @@ def at_once(units: int, workers: int) -> int:
 class _Actor:
     """Turns to one part after the other, and maps its units to files."""
 
-    def __init__(self, parts: Mapping[str, tuple[str, Work]]) -> None:
+    def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
         self._opened: tuple[Source, Any] | None = None
-        self._stage = ""
+        self._place = -1
         # While an actor begins Ray Data expects it to take long, and perhaps to die.
-        self._turn_to(next(iter(parts)))
+        self._turn_to(0)
 
-    def _turn_to(self, stage: str) -> None:
-        if stage == self._stage:
+    def _turn_to(self, place: int) -> None:
+        if place == self._place:
             return
-        out, work = self._parts[stage]
-        self._stage, self._out, self._read, self._schema = stage, Path(out), work.read, work.schema
+        part = self._parts[place]
+        self._place, self._stage, self._out, work = place, part.stage, part.out, part.work
+        self._read, self._schema, stage = work.read, work.schema, part.stage
         metrics.begin(metrics.ROWS, stage=stage)
         metrics.begin(metrics.DEAD_LETTERS, stage=stage)
         metrics.level(metrics.BUSY, 0, stage=stage)
@@ -83,9 +84,9 @@ class _Actor:
     def __call__(self, batch: pa.Table) -> pa.Table:
         actor = ray.get_runtime_context().get_actor_id()
         done = []
-        for stage, text in zip(batch["stage"].to_pylist(), batch["unit"].to_pylist(), strict=True):
-            self._turn_to(stage)
-            done.append({**self._try(Unit(**json.loads(text))), "stage": stage, "actor": actor})
+        for place, text in zip(batch["part"].to_pylist(), batch["unit"].to_pylist(), strict=True):
+            self._turn_to(place)
+            done.append({**self._try(Unit(**json.loads(text))), "part": place, "actor": actor})
             if done[-1]["refused"]:
                 # The others would wait for the same storage.
                 break
@@ -197,6 +198,10 @@ class _Running:
             life.enter_context(self._progress)
             metrics.level(metrics.UNITS_LEFT, len(self._left), stage=stage)
 
+    def end(self) -> None:
+        """The pool has no more work of it."""
+        hide(self.part.stage)
+
     def add(self, done: Mapping[str, Any]) -> None:
         """A unit is done. Raises DeadLetterError when too many rows could not be processed."""
         assert self._progress is not None
@@ -218,7 +223,9 @@ class _Running:
             )
         counts = dict(self.counts)
         busy = counts.pop("busy_seconds", 0.0)
-        seconds = 0.0 if self._progress is None else self._progress.seconds
+        # A part has begun before its first result comes, which may be all of it.
+        new = busy - self._busy_before
+        seconds = 0.0 if self._progress is None else max(self._progress.seconds, new / len(self._actors))
         rated = {kind: counts[kind] for kind in RATED if kind in counts}
         rates = {f"{kind}_per_worker_second": round(n / max(busy, 1e-9), 2) for kind, n in rated.items()}
         if self.todo and not self._finished:
@@ -249,33 +256,28 @@ def run_parts(run: Run, name: str, parts: Sequence[Part], pool: Pool) -> Iterato
     could not be processed: as soon as that is certain, keeping the finished units for a rerun. StorageError when the
     storage refuses a result for long. ArtifactError when what a node is to read is not as it was made.
     """
-    running = {part.stage: _Running(run, part) for part in parts}
-    places = {part.stage: i for i, part in enumerate(parts)}
-    lives = {stage: ExitStack() for stage in running}
-    for stage, one in running.items():
+    running = [_Running(run, part) for part in parts]
+    for place, one in enumerate(running):
         if one.whole:
-            yield places[stage], one.stats(pool)
-    waiting = [stage for stage, one in running.items() if not one.whole]
-    try:
-        if waiting:
-            running[waiting[0]].begin(lives[waiting[0]])
-            for done in _execute(name, [running[stage] for stage in waiting], pool):
-                if done["refused"]:
-                    raise (ArtifactError if done["broken"] else StorageError)(done["refused"])
-                stage = done["stage"]
-                one = running[stage]
-                one.begin(lives[stage])
-                one.add(done)
-                if one.whole:
-                    stats = one.stats(pool)
-                    lives[stage].close()
-                    waiting.remove(stage)
-                    if waiting:
-                        running[waiting[0]].begin(lives[waiting[0]])
-                    yield places[stage], stats
-    finally:
-        for life in lives.values():
-            life.close()
+            yield place, one.stats(pool)
+    waiting = [place for place, one in enumerate(running) if not one.whole]
+    if not waiting:
+        return
+    unfinished = [running[place] for place in waiting]
+    with ExitStack() as life:
+        unfinished[0].begin(life)
+        for done in _execute(name, unfinished, pool):
+            if done["refused"]:
+                raise (ArtifactError if done["broken"] else StorageError)(done["refused"])
+            one = unfinished[done["part"]]
+            one.begin(life)
+            one.add(done)
+            if one.whole:
+                stats = one.stats(pool)
+                one.end()
+                if following := next((other for other in unfinished if not other.whole), None):
+                    following.begin(life)
+                yield waiting[done["part"]], stats
 
 
 def run_units(run: Run, stage: str, out: Path, units: Sequence[Unit], work: Work, pool: Pool) -> dict[str, Any]:
@@ -289,7 +291,7 @@ def _execute(name: str, running: Sequence[_Running], pool: Pool) -> Iterator[dic
     context.enable_progress_bars = False
     # An engine that dies while it loads is started again a few times before the stage gives up.
     context.max_consecutive_actor_init_deaths = 2
-    rows = [{"stage": one.part.stage, "unit": json.dumps(asdict(unit))} for one in running for unit in one.todo]
+    rows = [{"part": i, "unit": json.dumps(asdict(unit))} for i, one in enumerate(running) for unit in one.todo]
     quick = all(one.part.work.quick for one in running)
     tasks = -(-len(rows) // (at_once(len(rows), pool.size) if quick else 1))
     dataset = ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
@@ -298,7 +300,7 @@ def _execute(name: str, running: Sequence[_Running], pool: Pool) -> Iterator[dic
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(pool.size, tasks)),
-        fn_constructor_args=({one.part.stage: (str(one.part.out), one.part.work) for one in running},),
+        fn_constructor_args=([replace(one.part, units=()) for one in running],),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
         label_selector=dict(pool.labels),

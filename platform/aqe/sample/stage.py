@@ -96,7 +96,7 @@ def sample_expansions(
 def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel) -> list[Artifact]:
     """The same for several stages that ask one model, with one engine configuration: it is loaded once.
 
-    `name` is what their pool is called.
+    `name` is what the pool of several is called.
     """
     config = asked[0].generation.engine
 
@@ -125,8 +125,8 @@ def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel
             reads = () if model.artifact is None else (model.path,)
             work = Work(SampleWorker, args, PlanReader(out / "plan.parquet"), SAMPLES, reads=reads, source=source)
             parts.append(Part(asked[i].stage, out, units, work))
-        places = list(missing)
-        for place, stats in run_parts(run, name, parts, engine_pool(config, nodes)):
+        places, pool = list(missing), engine_pool(config, nodes)
+        for place, stats in run_parts(run, name if len(parts) > 1 else parts[0].stage, parts, pool):
             if stats["reasoning"]:
                 run.say(
                     f"WARNING: {parts[place].stage}: {stats['reasoning']} of {stats['candidates']} candidates hold "
