@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from aqe.artifact import (
     MANIFEST,
     Artifact,
     Slices,
+    Wanted,
     load,
     make,
+    make_all,
     parquet_files,
     read_parquet,
     verify,
@@ -81,6 +84,48 @@ def test_two_builders_do_not_meet(tmp_path: Path) -> None:
     (done.path / MANIFEST).unlink()
     with FileLock(tmp_path / f".{done.path.name}.lock"), pytest.raises(ArtifactError, match="another process"):
         make(tmp_path, "stage", config={}, inputs={}, build=lambda out: {})
+
+
+def wanted(*numbers: int) -> list[Wanted]:
+    return [Wanted(f"stage_{number}", {"number": number}, {}) for number in numbers]
+
+
+def test_several_are_built_together_each_whole_by_itself(tmp_path: Path) -> None:
+    given: list[dict[int, str]] = []
+
+    def build(missing: Mapping[int, Path]) -> Iterator[tuple[int, dict[str, int]]]:
+        given.append({i: path.name.partition("-")[0] for i, path in missing.items()})
+        for i, path in missing.items():
+            if "2" in path.name.partition("-")[0] and len(given) == 1:
+                raise RuntimeError("killed")
+            write_parquet(pa.table({"n": [i]}), path / "data.parquet")
+            yield i, {"rows_out": i}
+
+    (first,) = make_all(tmp_path, wanted(1), build)
+    given.clear()
+    told: list[tuple[str, int]] = []
+    with pytest.raises(RuntimeError):
+        make_all(tmp_path, wanted(0, 1, 2, 3), build, made=lambda stage, stats: told.append((stage, stats["rows_out"])))
+    assert (given, told) == ([{0: "stage_0", 2: "stage_2", 3: "stage_3"}], [("stage_0", 0)])
+    # What was whole before the death is not built again, and what is wanted twice is built once.
+    said: list[str] = []
+    made = make_all(tmp_path, wanted(3, 0, 1, 2, 3), build, say=said.append)
+    assert given[1:] == [{0: "stage_3", 3: "stage_2"}]
+    assert [line.partition(":")[0] for line in said] == ["stage_0", "stage_1"]
+    assert [one.stage for one in made] == [f"stage_{i}" for i in (3, 0, 1, 2, 3)]
+    assert made[0] == made[4] and made[2] == first
+    assert not list(tmp_path.glob("*/unfinished.json"))
+
+
+def test_one_that_another_process_builds_stops_them_all_and_leaves_no_lock(tmp_path: Path) -> None:
+    def build(missing: Mapping[int, Path]) -> Iterator[tuple[int, dict[str, int]]]:
+        raise AssertionError("nothing may be built")
+
+    (done,) = make_all(tmp_path, wanted(1), lambda missing: ((i, {}) for i in missing))
+    (done.path / MANIFEST).unlink()
+    with FileLock(tmp_path / f".{done.path.name}.lock"), pytest.raises(ArtifactError, match="another process"):
+        make_all(tmp_path, wanted(0, 1, 2), build)
+    assert len(make_all(tmp_path, wanted(0, 1, 2), lambda missing: ((i, {}) for i in missing))) == 3
 
 
 def test_damaged_manifest_is_named(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import json
 import os
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 from aqe import storage
 from aqe.artifact import Artifact, make, read_parquet, write_parquet
 from aqe.errors import ArtifactError, DeadLetterError, StorageError
-from aqe.pools import run_units
+from aqe.pools import run_parts, run_units
 from aqe.run import Run
-from aqe.units import Pool, Result, Row, Unit, Work, cut_units, with_files
+from aqe.units import Part, Pool, Result, Row, Unit, Work, cut_units, with_files
 from tests.test_artifact import flip
 from tests.tools.small_disk import small_disk
 
@@ -253,4 +254,83 @@ def test_rows_are_read_where_they_are_worked_on(
         {"name": unit.name, "start": unit.start, "stop": unit.stop, "files": {"samples": ["000001.parquet"]}}
         for unit in units
     ]
-    assert all(item.keys() == {"unit"} for item in handed)
+    assert all(item.keys() == {"unit", "part"} and item["part"] == 0 for item in handed)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Notes each opening."""
+
+    name: str
+    notes: Path
+
+    def open(self) -> str:
+        (self.notes / f"{self.name} {os.getpid()} {uuid.uuid4().hex}").touch()
+        return self.name
+
+
+class Adds:
+    """Adds a number to each; a row that `refused` names is a dead letter."""
+
+    def __init__(self, opened: str, number: int, refused: int = -1) -> None:
+        self._opened, self._number, self._refused = opened, number, refused
+
+    def __call__(self, rows: Sequence[Row]) -> Result:
+        good = [row["n"] for row in rows if row["n"] != self._refused]
+        data = pa.table({"n": good, "square": [n + self._number for n in good]}, schema=SCHEMA)
+        return Result(data, [(row, self._opened) for row in rows if row["n"] == self._refused], {"tokens": len(good)})
+
+
+def parts_of(root: Path, notes: Path, refused: int = -1) -> list[Part]:
+    """Three stages; the first two need the same."""
+    asked = [("first", "model", 10, -1), ("second", "model", 20, refused), ("third", "index", 30, -1)]
+    return [
+        Part(
+            stage,
+            root / stage,
+            cut_units(number, 4),
+            Work(Adds, {"number": number, "refused": dead}, Numbers(), SCHEMA, "numbers", source=Loaded(name, notes)),
+        )
+        for stage, name, number, dead in asked
+    ]
+
+
+def test_parts_of_one_life_load_once_what_they_share(ray_cluster: None, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    said: list[str] = []
+    run = Run(tmp_path, said.append, max_dead_share=1)
+    parts = parts_of(tmp_path, notes, refused=7)
+    found = list(run_parts(run, "life", parts, Pool(1, num_cpus=0.5)))
+    assert [place for place, _ in found] == [0, 1, 2]
+    assert [stats["rows_in"] for _, stats in found] == [10, 20, 30]
+    assert [stats["dead"] for _, stats in found] == [0, 1, 0]
+    for part, number in zip(parts, (10, 20, 30), strict=True):
+        own = [n for n in range(number) if (part.stage, n) != ("second", 7)]
+        assert read_parquet(part.out / "data")["square"].to_pylist() == [n + number for n in own]
+    assert read_parquet(tmp_path / "second" / "dead_letters")["stage"].to_pylist() == ["second"]
+    assert sorted(path.name.split(" ")[0] for path in notes.iterdir()) == ["index", "model"]
+    assert [line.split(":")[0] for line in said if " numbers (100 %)" in line] == ["first", "second", "third"]
+
+    # What is done is done: of the second only the unit with the dead letter, of a third that lost a file only that.
+    lost = tmp_path / "third" / "data" / "000000008-000000012.parquet"
+    lost.unlink()
+    files = [*tmp_path.glob("*/data/*.parquet")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    found = list(run_parts(run, "life", parts_of(tmp_path, notes), Pool(2, num_cpus=0.5)))
+    assert sorted(place for place, _ in found) == [0, 1, 2] and found[0][0] == 0
+    assert {path.stem for path in files if path.stat().st_mtime_ns != before[path]} == {"000000004-000000008"}
+    assert lost.exists() and read_parquet(tmp_path / "third" / "data").num_rows == 30
+    assert {place: stats["dead"] for place, stats in found} == {0: 0, 1: 0, 2: 0}
+
+
+def test_a_part_that_fails_leaves_what_is_whole(ray_cluster: None, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    whole: list[int] = []
+    run = Run(tmp_path, lambda line: None, max_dead_share=0)
+    with pytest.raises(DeadLetterError, match="second: 1 of 20"):
+        whole.extend(place for place, _ in run_parts(run, "life", parts_of(tmp_path, notes, 7), Pool(1, num_cpus=0.5)))
+    assert whole == [0] and len(list((tmp_path / "first" / "data").iterdir())) == 3
+    found = list(run_parts(run, "life", parts_of(tmp_path, notes), Pool(1, num_cpus=0.5)))
+    assert [stats["rows_in"] for _, stats in found] == [10, 20, 30]

@@ -313,8 +313,9 @@ def make_all(
             there[i] = load(path)
     with ExitStack() as locks:
         missing: dict[int, Path] = {}
-        for i in sorted(set(range(len(paths))) - there.keys(), key=lambda i: paths[i]):
-            path = paths[i]
+        # What is wanted twice is built once.
+        places = {path: i for i, path in reversed(list(enumerate(paths))) if i not in there}
+        for path, i in sorted(places.items()):
             retry(path, partial(path.mkdir, parents=True, exist_ok=True))
             try:
                 locks.enter_context(FileLock(root / f".{path.name}.lock", timeout=0))
