@@ -30,7 +30,7 @@ from tests.tools.waiting import until
 
 #: Which actors and tasks of the loop run where; stages' actors have the stages' names.
 ALIGN = {
-    "gpu": {"sample_train", "RayTrainWorker", "write_reference", "export_model"},
+    "gpu": {"RayTrainWorker", "write_reference", "export_model"},
     "cpu": {
         "build_index",
         "build_impacts",
@@ -45,10 +45,10 @@ ALIGN = {
 }
 #: `rank.spread_shards`: each starts a process, which takes a while.
 SPREAD = {"cpu": {"_Shard"}}
-EVALUATE = {
-    "gpu": {"expand_dev_base", "expand_test_base", "expand_test_rsft"},
-    "cpu": {f"search_{name}" for name in ("bm25", "zero_shot", "zero_shot_best", "zero_shot_cut", "rsft", "best_of_n")},
-}
+#: What asks the base model, and its own pool where one job asks it for candidates alone.
+SAMPLE, ASK = {"gpu": {"sample_train"}}, {"gpu": {"ask_base"}}
+#: One pool searches for all systems.
+EVALUATE = {"gpu": {"expand_test_rsft"}, "cpu": {"search", "rank_dev_prompts", "rank_dev_cuts", "rank_test"}}
 
 
 def node(pool: str | None, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -135,7 +135,9 @@ def run(nodes: Cluster, job: str, project: Path, name: str, *more: str) -> tuple
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("job", "parts"), [("align_model", [ALIGN]), ("run_pipeline", [ALIGN, SPREAD, EVALUATE])])
+@pytest.mark.parametrize(
+    ("job", "parts"), [("align_model", [ALIGN, SAMPLE]), ("run_pipeline", [ALIGN, ASK, SPREAD, EVALUATE])]
+)
 def test_every_stage_runs_on_its_kind_of_node(
     nodes: Cluster, project: Path, job: str, parts: list[dict[str, set[str]]]
 ) -> None:
