@@ -311,6 +311,10 @@ def test_parts_of_one_life_load_once_what_they_share(ray_cluster: None, tmp_path
     assert read_parquet(tmp_path / "second" / "dead_letters")["stage"].to_pylist() == ["second"]
     assert sorted(path.name.split(" ")[0] for path in notes.iterdir()) == ["index", "model"]
     assert [line.split(":")[0] for line in said if " numbers (100 %)" in line] == ["first", "second", "third"]
+    for _, stats in found:
+        assert stats["phases"].keys() == {"start", "load", "work", "write"}
+        assert sum(stats["phases"].values()) == pytest.approx(stats["cpu_hours"] * 3600, abs=0.05)
+        assert min(stats["phases"].values()) >= 0
 
     # What is done is done: of the second only the unit with the dead letter, of a third that lost a file only that.
     lost = tmp_path / "third" / "data" / "000000008-000000012.parquet"

@@ -6,6 +6,7 @@ that need the same model or the same index are parts of one pool's life: it is l
 """
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
@@ -49,14 +51,14 @@ class _Actor:
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
         self._opened: tuple[Source, Any] | None = None
-        self._place = -1
+        self._place, self._began = -1, time.time()
         # While an actor begins Ray Data expects it to take long, and perhaps to die.
         self._turn_to(0)
 
     def _turn_to(self, place: int) -> None:
         if place == self._place:
             return
-        part = self._parts[place]
+        part, turned = self._parts[place], time.perf_counter()
         self._place, self._stage, self._out, work = place, part.stage, part.out, part.work
         self._read, self._schema, stage = work.read, work.schema, part.stage
         metrics.begin(metrics.ROWS, stage=stage)
@@ -71,6 +73,7 @@ class _Actor:
             self._unusable = error
         else:
             self._work = self._made(work)
+        self._load = time.perf_counter() - turned
 
     def _made(self, work: Work) -> Callable[[Sequence[Row]], Result]:
         if work.source is None:
@@ -86,7 +89,8 @@ class _Actor:
         done = []
         for place, text in zip(batch["part"].to_pylist(), batch["unit"].to_pylist(), strict=True):
             self._turn_to(place)
-            done.append({**self._try(Unit(**json.loads(text))), "part": place, "actor": actor})
+            own = {"part": place, "actor": actor, "began": self._began, "load": self._load}
+            done.append({"files": 0.0, **self._try(Unit(**json.loads(text))), **own})
             if done[-1]["refused"]:
                 # The others would wait for the same storage.
                 break
@@ -111,6 +115,7 @@ class _Actor:
         started = time.perf_counter()
         # Rows that the storage does not give are no dead letters: they are there for the next run.
         rows = retry(self._out / unit.name, partial(self._read, unit), reads=True)
+        read = time.perf_counter()
         try:
             result = self._work(rows)
         except Exception as error:
@@ -123,7 +128,8 @@ class _Actor:
             {"stage": self._stage, "place": row.get("qid"), "reason": why, "row": json.dumps(row, default=str)}
             for row, why in result.dead
         ]
-        counts = {**result.counts, "busy_seconds": time.perf_counter() - started}
+        worked = time.perf_counter()
+        counts = {**result.counts, "busy_seconds": worked - started}
         metrics.level(metrics.BUSY, 0, stage=self._stage)
         metrics.count(metrics.ROWS, len(rows), stage=self._stage)
         letters = self._out / "dead_letters" / f"{unit.name}.parquet"
@@ -135,7 +141,7 @@ class _Actor:
         # The data file comes last: where it is, the unit is done.
         schema = result.data.schema.with_metadata({b"aqe": json.dumps(counts_row).encode()})
         write_parquet(result.data.cast(schema), file)
-        return counts_row
+        return {**counts_row, "files": read - started + time.perf_counter() - worked}
 
 
 def _counts(file: Path) -> dict[str, Any]:
@@ -156,7 +162,10 @@ class _Running:
         self._left = {unit.name: unit.stop - unit.start for unit in self.todo}
         self._total = sum(unit.stop - unit.start for unit in part.units)
         self._busy_before = self.counts["busy_seconds"]
-        self._actors: set[str] = set()
+        self._load: dict[str, float] = {}
+        """Seconds until each actor could begin with it."""
+        self._files = 0.0
+        self._began, self._first = time.time(), math.inf
         self._progress: Progress | None = None
 
     def _look(self) -> set[str]:
@@ -196,6 +205,7 @@ class _Running:
             noun, stage = self.part.work.noun, self.part.stage
             self._progress = Progress(stage, self._total, noun, self.run.say, already=already)
             life.enter_context(self._progress)
+            self._began = time.time()
             metrics.level(metrics.UNITS_LEFT, len(self._left), stage=stage)
 
     def end(self) -> None:
@@ -206,7 +216,9 @@ class _Running:
         """A unit is done. Raises DeadLetterError when too many rows could not be processed."""
         assert self._progress is not None
         counts = self._count(done)
-        self._actors.add(done["actor"])
+        self._load[done["actor"]] = done["load"]
+        self._files += done["files"]
+        self._first = min(self._first, done["began"])
         size = self._left.pop(done["name"])
         metrics.level(metrics.UNITS_LEFT, len(self._left), stage=self.part.stage)
         self._progress.update(size, **{k: v for k, v in counts.items() if k in RATED})
@@ -225,7 +237,7 @@ class _Running:
         busy = counts.pop("busy_seconds", 0.0)
         # A part has begun before its first result comes, which may be all of it.
         new = busy - self._busy_before
-        seconds = 0.0 if self._progress is None else max(self._progress.seconds, new / len(self._actors))
+        seconds = 0.0 if self._progress is None else max(self._progress.seconds, new / len(self._load))
         rated = {kind: counts[kind] for kind in RATED if kind in counts}
         rates = {f"{kind}_per_worker_second": round(n / max(busy, 1e-9), 2) for kind, n in rated.items()}
         if self.todo and not self._finished:
@@ -233,7 +245,7 @@ class _Running:
             rates |= {f"{kind}_per_second": round(n / seconds, 2) for kind, n in rated.items()}
         # Held, not only busy: from the pool's start to its end, and what earlier runs were busy with. A worker takes
         # one core, beside a GPU too. Those that still wait for a node hold nothing.
-        hours = (seconds * len(self._actors) + self._busy_before) / 3600
+        hours = (seconds * len(self._load) + self._busy_before) / 3600
         return {
             "units": len(part.units),
             "queries_per_unit": max((unit.stop - unit.start for unit in part.units), default=0),
@@ -245,7 +257,21 @@ class _Running:
             "busy_seconds": round(busy, 3),
             **rates,
             "workers": pool.size,
+            "phases": self._phases(seconds),
         }
+
+    def _phases(self, seconds: float) -> dict[str, float]:
+        """Where the seconds of this run went, in all as many: until workers began, loading, working, files.
+
+        Of several workers, the mean. Work includes what they waited for one another.
+        """
+        if not self._load:
+            return {}
+        start = min(max(0.0, self._first - self._began), seconds)
+        load = min(fmean(self._load.values()), seconds - start)
+        write = min(self._files / len(self._load), seconds - start - load)
+        parts = {"start": start, "load": load, "work": seconds - start - load - write, "write": write}
+        return {name: round(spent, 3) for name, spent in parts.items()}
 
 
 def run_parts(run: Run, name: str, parts: Sequence[Part], pool: Pool) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -290,7 +290,10 @@ def report(tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, Any], sy
     out = tmp_path_factory.mktemp("report")
     curve = tmp_path_factory.mktemp("curves") / "loss of <rsft>.png"
     curve.write_bytes(b"\x89PNG\r\n\x1a\n")
-    stages = [{"stage": "sample <1>", "seconds": 130.0, "counts": {"rows": 1200}, "rates": {"rows/s": 9.23}}]
+    spent = {"start": 9.0, "load": 21.0, "work": 98.0, "write": 2.0}
+    stages = [
+        {"stage": "sample <1>", "seconds": 130.0, "phases": spent, "counts": {"rows": 1200}, "rates": {"rows/s": 9.23}}
+    ]
     context = ReportContext(
         "A & B <title>",
         make_queries(answers=True),

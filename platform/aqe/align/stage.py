@@ -129,8 +129,10 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
         "micro": micro,
         "accumulation": accumulation,
     }
+    encoded = time.time()
     if not Path(job["reference"]).exists():
         _task(job, write_reference, tokens=job["tokens"], out=job["reference"])
+    fitted = time.time()
     # That of an attempt that died says nothing about this one's pace.
     Path(job["progress"]).unlink(missing_ok=True)
     with _progress(Path(job["progress"]), kind, run.say):
@@ -144,6 +146,9 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
         logps=history.pop("trained_logps"),
         out=str(out / "model"),
     )
+    began, ready, ended = history.pop("times", [fitted] * 3)
+    phases = {"start": began - fitted, "load": fitted - encoded + ready - began, "work": ended - ready}
+    phases["write"] = time.time() - started - sum(phases.values())
     hours = (time.time() - started) * workers / 3600
     table = curves_table(kind, history.pop("log"), config.dpo.beta)
     write_parquet(table, out / "curves.parquet")
@@ -159,6 +164,7 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
         **curve_statistics(table),
         **measured,
         **history,
+        "phases": {name: round(max(0.0, spent), 3) for name, spent in phases.items()},
     }
     write_text(json.dumps(stats, indent=1) + "\n", out / STATS)
     shutil.rmtree(storage)

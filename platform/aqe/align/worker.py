@@ -3,6 +3,7 @@
 import re
 import resource
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def train_loop(job: dict[str, Any]) -> None:
     Raises RuntimeError when DeepSpeed is not in charge or does not see every worker: each would then train alone.
     """
     config: AlignConfig = job["config"]
+    began = time.time()
     metrics.level(metrics.BUSY, 0, stage=job["kind"])
     start_deepspeed(job["use_gpu"])
     # Only now: transformers and trl look at the process group while they are imported.
@@ -55,12 +57,14 @@ def train_loop(job: dict[str, Any]) -> None:
                 f"{trainer.accelerator.num_processes} of {world} workers"
             )
         metrics.level(metrics.BUSY, 1, stage=job["kind"])
+        ready = time.time()
         trainer.train(resume_from_checkpoint=resume)
         metrics.level(metrics.BUSY, 0, stage=job["kind"])
         # Every rank: under ZeRO-3 a forward pass is work of all.
         trained = completion_logps(job["kind"], trainer.model, first[:COMPARED_ROWS])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         facts = {"resumed": resume is not None, "worker_peak_gib": round(peak, 2), "trained_logps": trained}
+        facts["times"] = [began, ready, time.time()]
         report_model(trainer, facts)
 
 

@@ -159,7 +159,7 @@ def _statistics(counts: Mapping[str, Any], total: int) -> dict[str, Any]:
             f"none of the {total} training queries has candidates and ranks: see the dead letters of the stages before."
         )
     means = ("plain_mrr", "candidate_mrr", "best_mrr", "best_beats_plain")
-    cost = ("cpu_hours", "gpu_hours", "busy_seconds", "workers", "dead", "units", "queries_per_unit")
+    cost = ("cpu_hours", "gpu_hours", "busy_seconds", "workers", "dead", "units", "queries_per_unit", "phases")
     return {
         "queries": queries,
         "queries_without_candidates": total - queries,

@@ -27,6 +27,8 @@ from aqe.storage import put
 
 #: Raise it when the same searches give other numbers than before.
 VERSION = 3
+#: Phases of a stage that take less are not shown.
+SHOWN_SECONDS = 1.0
 
 
 def report(run: Run, evidence: Evidence) -> Artifact:
@@ -168,7 +170,7 @@ def _above(artifact: Artifact) -> list[Artifact]:
 
 
 def _preferences(preferences: Artifact) -> dict[str, Any]:
-    cost = ("busy_seconds", "wall_seconds", "cpu_hours", "gpu_hours", "workers", "queries_per_unit", "dead")
+    cost = ("busy_seconds", "wall_seconds", "phases", "cpu_hours", "gpu_hours", "workers", "queries_per_unit", "dead")
     return {name: value for name, value in preferences.stats.items() if name not in cost}
 
 
@@ -205,7 +207,15 @@ def _stage_row(artifact: Artifact, price: PriceConfig) -> dict[str, Any]:
     rates |= {"CPU hours": stats["cpu_hours"], "GPU hours": stats["gpu_hours"]}
     if (cost := money(stats, price)) is not None:
         rates["cost"] = cost
-    return {"stage": artifact.stage, "seconds": stats["wall_seconds"], "counts": counts, "rates": rates}
+    # Of a stage that another run has finished, nothing was measured.
+    phases = {name: spent for name, spent in stats.get("phases", {}).items() if spent >= SHOWN_SECONDS}
+    return {
+        "stage": artifact.stage,
+        "seconds": stats["wall_seconds"],
+        "phases": phases,
+        "counts": counts,
+        "rates": rates,
+    }
 
 
 def _passages(corpus: Artifact, queries: pa.Table) -> dict[str, tuple[str, str]]:
