@@ -18,8 +18,10 @@ from aqe.align.tokens import load_tokens, write_tokens
 from aqe.align.trainers import build_trainer, trl_config
 from aqe.artifact import read_parquet
 from aqe.config.align import AlignConfig
+from aqe.errors import ConfigError
 from aqe.observe import metrics
 from aqe.run import Run
+from tests.align.test_loss import phimoe
 from tests.tools.align import make_model, write_rows
 from tests.tools.cluster import watching
 
@@ -94,6 +96,8 @@ def test_rsft_learns_and_leaves_a_plain_model(rsft: Trained, root: Path) -> None
     assert divergence[0] > 0.01 and divergence[-1] > 0.01
     assert None not in divergence, "twelve steps are few: every one is a point of the curve"
     assert stats["resumed"] is False
+    assert stats["phases"].keys() == {"start", "load", "work", "write"}
+    assert min(stats["phases"].values()) > 0
     model = AutoModelForCausalLM.from_pretrained(root / "rsft/model")
     assert model.config.pad_token_id is None, "the trainer's padding token must not reach the model"
     tokenizer = AutoTokenizer.from_pretrained(root / "rsft/model")
@@ -105,6 +109,16 @@ def test_rsft_learns_and_leaves_a_plain_model(rsft: Trained, root: Path) -> None
         "model",
         "stats.json",
     ]
+
+
+def test_a_model_that_stays_random_ends_the_stage_before_its_first_step(
+    ray_cluster: None, root: Path, tmp_path: Path
+) -> None:
+    start = phimoe(tmp_path / "phimoe")
+    with pytest.raises(ConfigError, match=r"cannot train the model in .*phimoe.*Set align\.stages to \[rsft\]"):
+        run("dpo", start, root, name="refused")
+    assert sorted(p.name for p in (root / "refused").iterdir()) == ["checkpoints", "dead_letters.parquet"]
+    assert not (root / "refused/checkpoints/progress.json").exists()
 
 
 def test_learning_rate_warms_up_and_decays_as_configured(rsft: Trained) -> None:

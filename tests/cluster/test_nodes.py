@@ -30,7 +30,7 @@ from tests.tools.waiting import until
 
 #: Which actors and tasks of the loop run where; stages' actors have the stages' names.
 ALIGN = {
-    "gpu": {"RayTrainWorker", "write_reference", "export_model"},
+    "gpu": {"RayTrainWorker", "export_model"},
     "cpu": {
         "build_index",
         "build_impacts",

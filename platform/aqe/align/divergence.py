@@ -103,7 +103,7 @@ def curve_texts(kind: Kind, rows: list[dict[str, Any]]) -> list[tuple[list[int],
 
 
 def write_reference(kind: Kind, *, start: str, tokens: str, out: str, bfloat16: bool, use_gpu: bool) -> None:
-    """Write the start model's log-probabilities on `curve_texts` (safetensors, one tensor a text). One Ray task.
+    """Write the start model's log-probabilities on `curve_texts` (safetensors, one tensor a text).
 
     Raises ConfigError for a model that DPO cannot train, because it is another one while it trains.
     """

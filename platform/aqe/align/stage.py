@@ -16,7 +16,6 @@ from aqe.align.arguments import Kind, batches, stage_config
 from aqe.align.check import check_lora
 from aqe.align.curves import curves_table
 from aqe.align.deepspeed import worker_env
-from aqe.align.divergence import write_reference
 from aqe.align.export import export_model
 from aqe.align.tokens import load_tokens, write_tokens
 from aqe.align.worker import train_loop
@@ -24,7 +23,7 @@ from aqe.artifact import Artifact, read_parquet, write_parquet, write_text
 from aqe.base_model import LanguageModel
 from aqe.config.align import AlignConfig
 from aqe.dead_letters import common, reasons_of
-from aqe.errors import DependencyError, InputError, StorageError
+from aqe.errors import ConfigError, DependencyError, InputError, StorageError
 from aqe.nodes import Nodes, on_node
 from aqe.observe import metrics
 from aqe.observe.progress import duration, hide, show
@@ -124,17 +123,16 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
         "tokens": str(tokens),
         "progress": str(storage / "progress.json"),
         "reference": str(storage / "reference.safetensors"),
+        "refused": str(storage / "refused.txt"),
         "use_gpu": use_gpu,
         "nodes": nodes,
         "micro": micro,
         "accumulation": accumulation,
     }
-    encoded = time.time()
-    if not Path(job["reference"]).exists():
-        _task(job, write_reference, tokens=job["tokens"], out=job["reference"])
     fitted = time.time()
-    # That of an attempt that died says nothing about this one's pace.
-    Path(job["progress"]).unlink(missing_ok=True)
+    # Those of an attempt that died say nothing about this one.
+    for name in ("progress", "refused"):
+        Path(job[name]).unlink(missing_ok=True)
     with _progress(Path(job["progress"]), kind, run.say):
         checkpoint = fit(job, workers=workers, storage=storage)
     history = json.loads((checkpoint / "history.json").read_text())
@@ -147,7 +145,7 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
         out=str(out / "model"),
     )
     began, ready, ended = history.pop("times", [fitted] * 3)
-    phases = {"start": began - fitted, "load": fitted - encoded + ready - began, "work": ended - ready}
+    phases = {"start": began - fitted, "load": ready - began, "work": ended - ready}
     phases["write"] = time.time() - started - sum(phases.values())
     hours = (time.time() - started) * workers / 3600
     table = curves_table(kind, history.pop("log"), config.dpo.beta)
@@ -231,7 +229,7 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
     """Run the training workers to the end and return the last checkpoint's directory.
 
     Name and storage are the same every time for the same workers, so Ray Train takes up an earlier run. Raises
-    StorageError when checkpoints cannot be written.
+    StorageError when checkpoints cannot be written, ConfigError when the workers refuse the model.
     """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -258,7 +256,7 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
         ),
     )
     try:
-        return Path(trainer.fit().checkpoint.path)
+        checkpoint = trainer.fit().checkpoint
     except WorkerGroupError as error:
         # Restarts from the last checkpoint did not help: what they failed of, in one line where it was the storage.
         for failure in error.worker_failures.values():
@@ -270,6 +268,9 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
                     "from its last checkpoint."
                 ) from error
         raise
+    if checkpoint is None:
+        raise ConfigError(Path(job["refused"]).read_text())
+    return Path(checkpoint.path)
 
 
 def _threads(workers: int, nodes: Nodes) -> int:

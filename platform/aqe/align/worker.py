@@ -10,8 +10,9 @@ from typing import Any
 from aqe.align.arguments import Kind, arguments
 from aqe.align.deepspeed import deepspeed_config, start_deepspeed
 from aqe.align.tokens import load_tokens
-from aqe.artifact import verify
+from aqe.artifact import verify, write_text
 from aqe.config.align import AlignConfig
+from aqe.errors import ConfigError
 from aqe.observe import metrics
 
 
@@ -35,7 +36,7 @@ def train_loop(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     with last_checkpoint() as (resume, done), tempfile.TemporaryDirectory(prefix=f"aqe_rank{rank}_") as output_dir:
-        if done:
+        if done or not _begins(job, rank):
             return
         args = trl_config(job["kind"], _fields(job, output_dir))
         dataset = load_tokens(job["tokens"])
@@ -66,6 +67,33 @@ def train_loop(job: dict[str, Any]) -> None:
         facts = {"resumed": resume is not None, "worker_peak_gib": round(peak, 2), "trained_logps": trained}
         facts["times"] = [began, ready, time.time()]
         report_model(trainer, facts)
+
+
+def _begins(job: dict[str, Any], rank: int) -> bool:
+    """Whether training may begin: rank 0 measures the start model first, and may refuse it.
+
+    A refusal is a file and no error, which Ray Train would answer with other workers. Before the arguments of the
+    trainer: with ZeRO-3 these shard every model that is loaded after them.
+    """
+    import torch.distributed as dist
+
+    from aqe.align.divergence import write_reference
+
+    refused, use_gpu = Path(job["refused"]), job["use_gpu"]
+    if rank == 0 and not Path(job["reference"]).exists():
+        try:
+            write_reference(
+                job["kind"],
+                start=job["model_path"],
+                tokens=job["tokens"],
+                out=job["reference"],
+                bfloat16=job["config"].uses_bfloat16(use_gpu),
+                use_gpu=use_gpu,
+            )
+        except ConfigError as error:
+            write_text(str(error), refused)
+    dist.barrier()
+    return not refused.exists()
 
 
 def _fields(job: dict[str, Any], output_dir: str) -> dict[str, Any]:
