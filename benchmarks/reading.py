@@ -94,6 +94,17 @@ def _works(process: Any) -> bool:
         return False
 
 
+def memory_of(pid: int) -> int:
+    """RssAnon + RssShmem of a process and all below it."""
+    import psutil
+
+    try:
+        below = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return 0
+    return _own(pid) + sum(_own(process.pid) for process in below)
+
+
 def _own(pid: int) -> int:
     """RssAnon + RssShmem of a process; 0 when it is gone."""
     try:
