@@ -1,11 +1,12 @@
 """The pool of actors: each unit once, dead letters counted, nothing doubled whatever was there before."""
 
+import itertools
 import json
 import os
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,67 @@ class Adds:
         good = [row["n"] for row in rows if row["n"] != self._refused]
         data = pa.table({"n": good, "square": [n + self._number for n in good]}, schema=SCHEMA)
         return Result(data, [(row, self._opened) for row in rows if row["n"] == self._refused], {"tokens": len(good)})
+
+
+class Overlapping:
+    """Has three units open and ends the newest first. With a unit that holds 40 it fails, whatever else is open."""
+
+    def __init__(self, mended: Path, notes: Path) -> None:
+        self._one, self._mended, self._notes = Squares(mended), mended, notes
+
+    def __call__(self, rows: Sequence[Row]) -> Result:
+        return self._one(rows)
+
+    def stream(self, units: Iterator[tuple[str, Sequence[Row]]]) -> Iterator[tuple[str, Result]]:
+        opened: list[tuple[str, Sequence[Row]]] = []
+        while True:
+            opened += itertools.islice(units, 3 - len(opened))
+            if not opened:
+                return
+            (self._notes / f"{len(opened)} {uuid.uuid4().hex}").touch()
+            if any(row["n"] == 40 for _, rows in opened for row in rows) and not self._mended.exists():
+                raise RuntimeError("the engine is dead")
+            name, rows = opened.pop()
+            yield name, self._one(rows)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_units_that_overlap_are_each_done_once(ray_cluster: None, tmp_path: Path, workers: int) -> None:
+    notes, mended, out = tmp_path / "notes", tmp_path / "mended", tmp_path / "out"
+    notes.mkdir()
+
+    def run_overlapping() -> dict[str, Any]:
+        args = {"mended": mended, "notes": notes}
+        work = Work(Overlapping, args, Numbers(), SCHEMA, "numbers", in_flight=3)
+        run = Run(tmp_path, lambda line: None, max_dead_share=1)
+        return run_units(run, "overlapping", out, cut_units(100, 2), work, Pool(workers, num_cpus=0.5))
+
+    stats = run_overlapping()
+    assert "3" in {path.name.split(" ")[0] for path in notes.iterdir()}
+    # The unit that kills the engine is a dead letter, and so is the row that is refused; nothing else suffers.
+    assert (stats["rows_in"], stats["dead"], stats["tokens"]) == (100, 3, 97)
+    letters = read_parquet(out / "dead_letters").to_pylist()
+    assert sorted(letter["reason"] for letter in letters) == ["ValueError: forty"] * 2 + ["unlucky"]
+    assert read_parquet(out / "data")["n"].to_pylist() == [n for n in range(100) if n not in (13, 40, 41)]
+    assert sum(stats["phases"].values()) == pytest.approx(stats["cpu_hours"] * 3600 / workers, abs=0.1)
+
+    mended.touch()
+    (out / "data" / "000000020-000000022.parquet").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (out / "data").glob("*.parquet")}
+    stats = run_overlapping()
+    assert (stats["rows_in"], stats["dead"]) == (100, 1)
+    assert read_parquet(out / "data")["n"].to_pylist() == [n for n in range(100) if n != 13]
+    changed = {path.stem for path in kept if path.stat().st_mtime_ns != kept[path]}
+    assert changed == {"000000012-000000014", "000000040-000000042"}
+
+
+def test_overlapping_units_that_cannot_be_read_stop_the_stage(ray_cluster: None, tmp_path: Path) -> None:
+    notes, mended = tmp_path / "notes", tmp_path / "mended"
+    notes.mkdir()
+    args = {"mended": mended, "notes": notes}
+    work = Work(Overlapping, args, Numbers(mended, 7), SCHEMA, "numbers", in_flight=3)
+    with pytest.raises(StorageError, match="cannot be read: a file is not there"):
+        run_units(Run(tmp_path), "overlapping", tmp_path / "out", cut_units(20, 2), work, Pool(1, num_cpus=0.5))
 
 
 def parts_of(root: Path, notes: Path, refused: int = -1) -> list[Part]:

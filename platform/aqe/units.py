@@ -4,7 +4,7 @@ A unit is a name and a slice of files: who works on it reads its rows, so that n
 result is one Parquet file, named by the unit. Units are worked through by pools, see aqe.pools.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +49,14 @@ class Pool:
     """Of the nodes that they may run on."""
 
 
+class Stream(Protocol):
+    """A worker with several units open at once, which it takes by their names and ends in any order."""
+
+    def __call__(self, rows: Sequence[Row]) -> Result: ...
+
+    def stream(self, units: Iterator[tuple[str, Sequence[Row]]]) -> Iterator[tuple[str, Result]]: ...
+
+
 class Source(Protocol):
     """What takes long to load. Equal ones load the same."""
 
@@ -74,6 +82,8 @@ class Work:
     """Artifacts that `make` and `read` open, or parts of them: each node verifies them before it does."""
     source: Source | None = None
     """Opened once by an actor for all parts in a row that have the same."""
+    in_flight: int = 1
+    """Units that a worker has open at once. With more than one, `make` gives a `Stream`."""
 
 
 @dataclass(frozen=True)

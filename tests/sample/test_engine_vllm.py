@@ -36,7 +36,17 @@ from aqe.sample.engine_vllm import VllmEngine
 given = json.loads(sys.argv[1])
 engine = VllmEngine(given["path"], EngineConfig(**given["config"]), Sampling(**given["sampling"]))
 requests = [Request(prompt, 3, seed) for seed, prompt in enumerate(given["prompts"])]
-runs = [engine.generate(requests), engine.generate(requests)]
+batches = {"a": requests[:3], "b/1": requests[3:4], "none": [], "c": requests[4:]}
+closed = [answer for batch in batches.values() for answer in engine.generate(batch)]
+one = dict(engine.stream(iter(batches.items()), 1))
+# Somebody takes the first answers and leaves: nothing of the rest may be left in the engine.
+left = engine.stream(iter(batches.items()), 3)
+next(left)
+left.close()
+assert not engine._llm.llm_engine.has_unfinished_requests()
+several = dict(engine.stream(iter(batches.items()), 3))
+runs = [engine.generate(requests), engine.generate(requests), closed]
+runs += [[answer for name in batches for answer in of[name]] for of in (one, several)]
 print("\\n" + json.dumps([[a if isinstance(a, str) else [dataclasses.asdict(g) for g in a] for a in r] for r in runs]))
 """
 
@@ -58,8 +68,17 @@ def run_vllm(path: Path) -> list[list[Any]]:
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_both_engines_mean_the_same() -> None:
     path = resolve_model(ModelConfig()).path
-    first, again = run_vllm(path)
+    first, again, closed, one, several = run_vllm(path)
     assert first == again
+    # One batch at a time is a closed batch. Several at once: the same answers, but for the last bits.
+    assert closed == one
+    for alone, beside in zip(closed, several, strict=True):
+        if isinstance(alone, str):
+            assert beside == alone
+        else:
+            assert [g["raw"] for g in beside] == [g["raw"] for g in alone]
+            for g, h in zip(beside, alone, strict=True):
+                assert g["logprob"] == pytest.approx(h["logprob"], abs=1e-3)
     engine = TransformersEngine(str(path), CONFIG, Sampling(**SAMPLING | {"stop": (",",)}))  # type: ignore[arg-type]
     *answers, refused = engine.generate([Request(prompt, 3, i) for i, prompt in enumerate([*PROMPTS, "a " * 200])])
     assert isinstance(refused, str) and first[-1] == refused

@@ -1,7 +1,7 @@
 """What a generation engine is."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -110,6 +110,12 @@ class Engine(Protocol):
 
     def with_sampling(self, sampling: Sampling) -> "Engine":
         """The same model, decoded otherwise."""
+        ...
+
+    def stream(
+        self, batches: Iterator[tuple[str, Sequence[Request]]], in_flight: int
+    ) -> Iterator[tuple[str, list[list[Generated] | str]]]:
+        """Answers of each batch by its name; an engine that can has `in_flight` of them open at once."""
         ...
 
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:

@@ -116,6 +116,12 @@ class TransformersEngine:
         other.sampling = sampling
         return other
 
+    def stream(
+        self, batches: Iterator[tuple[str, Sequence[Request]]], in_flight: int
+    ) -> Iterator[tuple[str, list[list[Generated] | str]]]:
+        """One batch after the other, whatever `in_flight` is."""
+        return ((name, self.generate(requests)) for name, requests in batches)
+
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         """See `Engine.generate`. Draws depend on a request's seed, candidate and step alone."""

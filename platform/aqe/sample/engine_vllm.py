@@ -6,8 +6,9 @@ only and hides why a generation ended.
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import ray
 
@@ -75,6 +76,23 @@ def batch_stat_logger(vllm_config: Any) -> Any:
     return BatchStatLogger(vllm_config)
 
 
+class _Part(NamedTuple):
+    """What the engine is asked for: greedy or drawn candidates of one request of a batch."""
+
+    request: int
+    ids: list[int]
+    params: Any
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Requests, what the engine is asked for them, and why some are refused."""
+
+    requests: Sequence[Request]
+    parts: list[_Part]
+    refused: dict[int, str]
+
+
 class VllmEngine:
     """Implements `aqe.sample.engine.Engine`."""
 
@@ -103,44 +121,87 @@ class VllmEngine:
     def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
         # A cached prefix changes the shapes of the matrix products and so the last bits: each batch starts without.
         self._llm.reset_prefix_cache()
-        answers: list[list[Generated] | str] = [[] for _ in requests]
-        prompts, params, owners = [], [], []
+        batch = self._batch(requests)
+        prompts, params = [{"prompt_token_ids": one.ids} for one in batch.parts], [one.params for one in batch.parts]
+        outputs = self._llm.generate(prompts, params, use_tqdm=False) if prompts else []
+        return self._answers(batch, dict(enumerate(outputs)))
+
+    def stream(
+        self, batches: Iterator[tuple[str, Sequence[Request]]], in_flight: int
+    ) -> Iterator[tuple[str, list[list[Generated] | str]]]:
+        """Answers of each batch by its name, as soon as it has all of them; `in_flight` batches are open at once.
+
+        The places that candidates of one batch leave are taken by the next one's, so that the engine never waits for
+        the longest candidate of a batch but the last. With several in flight a candidate's last bits depend on what is
+        decoded beside it; with one the answers are those of `generate`.
+        """
+        engine = self._llm.llm_engine
+        opened: dict[str, tuple[_Batch, dict[int, Any]]] = {}
+        try:
+            while True:
+                while len(opened) < in_flight and (following := next(batches, None)) is not None:
+                    if not opened:
+                        self._llm.reset_prefix_cache()
+                    name, requests = following
+                    batch = self._batch(requests)
+                    opened[name] = batch, {}
+                    for number, part in enumerate(batch.parts):
+                        engine.add_request(f"{name}/{number}", {"prompt_token_ids": part.ids}, part.params)
+                if not opened:
+                    return
+                for output in engine.step() if engine.has_unfinished_requests() else ():
+                    if output.finished:
+                        name, _, number = output.request_id.rpartition("/")
+                        opened[name][1][int(number)] = output
+                for name in [n for n, (batch, outputs) in opened.items() if len(outputs) == len(batch.parts)]:
+                    yield name, self._answers(*opened.pop(name))
+        finally:
+            # Who took them has failed, or wants no more.
+            left = [
+                f"{name}/{number}"
+                for name, (batch, outputs) in opened.items()
+                for number in range(len(batch.parts))
+                if number not in outputs
+            ]
+            if left:
+                engine.abort_request(left)
+
+    def _batch(self, requests: Sequence[Request]) -> "_Batch":
+        batch = _Batch(requests, [], {})
         for i, request in enumerate(requests):
             ids = token_ids(self._tokenizer, request.prompt)
             if why := refusal(request.prompt, ids, self._sampling.max_tokens, self._max_len):
-                answers[i] = why
-                continue
-            for param in self._params(request):
-                prompts.append({"prompt_token_ids": ids})
-                params.append(param)
-                owners.append(i)
-        outputs = self._llm.generate(prompts, params, use_tqdm=False) if prompts else []
-        for i, asked, output in zip(owners, prompts, outputs, strict=True):
-            candidates = answers[i]
+                batch.refused[i] = why
+            else:
+                batch.parts.extend(_Part(i, ids, params) for params in self._params(request))
+        return batch
+
+    def _answers(self, batch: "_Batch", outputs: Mapping[int, Any]) -> list[list[Generated] | str]:
+        answers: list[list[Generated] | str] = [batch.refused.get(i, []) for i in range(len(batch.requests))]
+        for number, part in enumerate(batch.parts):
+            output, candidates = outputs[number], answers[part.request]
             if odd := {o.finish_reason for o in output.outputs} - {"stop", "length"}:
-                answers[i] = f"vLLM ended a candidate with {odd.pop()!r}"
+                answers[part.request] = f"vLLM ended a candidate with {odd.pop()!r}"
             elif isinstance(candidates, list):
-                drawn = sorted(output.outputs, key=lambda o: o.index)
-                candidates.extend(self._generated(requests[i].prompt, asked["prompt_token_ids"], o) for o in drawn)
+                prompt, drawn = batch.requests[part.request].prompt, sorted(output.outputs, key=lambda o: o.index)
+                candidates.extend(self._generated(prompt, part.ids, o) for o in drawn)
         return answers
 
     def _params(self, request: Request) -> list[Any]:
         """Greedy and drawn candidates need requests of their own: vLLM has one temperature a request."""
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         s = self._sampling
         # logprobs=0: of the chosen token only.
         shared: dict[str, Any] = {"max_tokens": s.max_tokens, "stop": list(s.stop), "logprobs": 0}
-        shared["stop_token_ids"] = self._ends
+        shared |= {"stop_token_ids": self._ends, "output_kind": RequestOutputKind.FINAL_ONLY}
         greedy = request.num_samples if s.temperature == 0 else int(s.include_greedy)
         drawn = request.num_samples - greedy
         params = [SamplingParams(n=1, temperature=0.0, **shared) for _ in range(greedy)]
         if drawn:
-            params.append(
-                SamplingParams(
-                    n=drawn, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, seed=request.seed, **shared
-                )
-            )
+            warm = {"temperature": s.temperature, "top_k": s.top_k, "top_p": s.top_p}
+            params.append(SamplingParams(n=drawn, seed=request.seed, **warm, **shared))
         return params
 
     def _generated(self, prompt: str, prompt_ids: list[int], output: Any) -> Generated:

