@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quickstart results-quickstart results-wiki wiki-small test test-slow test-cluster test-faults lint lock docs bench bench-rank bench-scaling \
-  bench-align bench-driver bench-reading bench-efficiency bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
+  bench-align bench-sample bench-driver bench-reading bench-efficiency bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -69,6 +69,9 @@ bench: setup  ## generation against Hugging Face's own
 
 bench-rank: setup  ## exact gold ranks against Pyserini, Lucene and bm25s (after make quickstart, make wiki-small)
 	@$(PY) benchmarks/gold_rank.py
+
+bench-sample: setup  ## the sampling stage against bare vLLM (20 minutes on 2 cores; after make quickstart)
+	@$(PY) benchmarks/sample.py
 
 bench-align: setup  ## RSFT and DPO against TRL as it comes (an hour on 2 cores; after make quickstart)
 	@$(PY) benchmarks/align.py

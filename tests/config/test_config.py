@@ -19,7 +19,7 @@ from aqe.config.base import models
 from aqe.config.data import is_path
 from aqe.config.evaluate import System
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
-from aqe.config.sample import PASSAGE, PromptConfig
+from aqe.config.sample import PASSAGE, EngineConfig, PromptConfig
 from aqe.config.serve import ServeConfig
 from aqe.config.sources import SPLITS
 from aqe.config.splits import SharesConfig, SplitsConfig
@@ -287,3 +287,10 @@ def test_junk_is_refused_in_one_line(tmp_path: Path, junk: dict[str, Any]) -> No
         load_config(str(tmp_path / "junk.yaml"))
     except ConfigError as error:
         assert "\n" not in str(error) and "junk.yaml" in str(error)
+
+
+def test_units_in_flight_keep_a_gpus_places_taken() -> None:
+    engine = EngineConfig()
+    assert (engine.in_flight(use_gpu=False, sequences=400), engine.in_flight(use_gpu=True, sequences=400)) == (1, 3)
+    assert EngineConfig(max_batch=1024).in_flight(use_gpu=True, sequences=400) == 7
+    assert EngineConfig(units_in_flight=2).in_flight(use_gpu=False, sequences=400) == 2

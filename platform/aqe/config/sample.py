@@ -79,12 +79,13 @@ class EngineConfig(Config):
     """Sequences decoded together. On an H100 the transformers engine was 1.4 to 2.6 times as fast with 1024."""
     units_in_flight: int | None = Field(default=None, ge=1)
     """Units that vLLM has open at once, so that the next one's candidates take the places of those that have ended.
-    null means 2 on a GPU and 1 on a CPU, where a unit that is done again then gives the same candidates bit for bit."""
+    null means on a GPU one more than hold twice `max_batch` sequences, so that its places are always taken; and 1 on a
+    CPU, where a unit that is done again then gives the same candidates bit for bit."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Key-value cache of vLLM's CPU build, GiB an actor."""
     extra: dict[str, object] = Field(default_factory=dict)
     """Passed to `vllm.LLM` as it is."""
 
-    def in_flight(self, use_gpu: bool) -> int:
-        """`units_in_flight` with null resolved."""
-        return self.units_in_flight or (2 if use_gpu else 1)
+    def in_flight(self, use_gpu: bool, sequences: int) -> int:
+        """`units_in_flight` with null resolved, for units of so many sequences."""
+        return self.units_in_flight or (1 - -2 * self.max_batch // sequences if use_gpu else 1)

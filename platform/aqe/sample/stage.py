@@ -107,7 +107,6 @@ def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel
         # As resolved here: units made on other machines than these are not mixed with theirs, and all workers do alike.
         dtype = precision(config, str(model.path), use_gpu)
         source = EngineSource(engine, str(model.path), config.model_copy(update={"dtype": dtype}))
-        in_flight = config.in_flight(use_gpu) if engine == "vllm" else 1
         parts = []
         for i, out in missing.items():
             generation = asked[i].generation
@@ -122,6 +121,8 @@ def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel
                 identity=f"{model.fingerprint} {asked[i].settings} {engine} {dtype}",
                 tokenizer=load_tokenizer(model.path),
             )
+            sequences = generation.queries_per_unit * generation.num_samples
+            in_flight = config.in_flight(use_gpu, sequences) if engine == "vllm" else 1
             args = {"sampling": generation.sampling, "stage": asked[i].stage, "in_flight": in_flight}
             reads = () if model.artifact is None else (model.path,)
             read = PlanReader(out / "plan.parquet")
