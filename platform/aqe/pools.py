@@ -17,7 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +32,7 @@ from aqe.observe.progress import Progress, hide, say
 from aqe.records import DEAD_LETTERS, table
 from aqe.run import Run
 from aqe.storage import retry
-from aqe.units import Part, Pool, Result, Row, Source, Stream, Unit, Work
+from aqe.units import Part, Pool, Result, Row, Source, Unit, Work
 
 #: Counts that are shown as rates.
 RATED = ("tokens", "candidates", "ranks")
@@ -55,6 +55,7 @@ class _Actor:
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
         self._opened: tuple[Source, Any] | None = None
+        self._work: Any = None
         self._place, self._began = -1, time.time()
         # While an actor begins Ray Data expects it to take long, and perhaps to die.
         self._turn_to(0)
@@ -84,7 +85,7 @@ class _Actor:
             return work.make(**work.args)
         if self._opened is None or self._opened[0] != work.source:
             # Two models, or two indexes, may be more than the node has room for.
-            self._opened = None
+            self._opened = self._work = None
             self._opened = work.source, work.source.open()
         return work.make(self._opened[1], **work.args)
 
@@ -148,7 +149,7 @@ class _Actor:
         metrics.level(metrics.BUSY, 1, stage=self._stage)
         ended = time.perf_counter()
         try:
-            for name, result in cast(Stream, self._work).stream(read()):
+            for name, result in self._work.stream(read()):
                 unit, rows = opened.pop(name)
                 now = time.perf_counter()
                 yield {**self._keep(unit, rows, result, now - ended, reading), "refused": "", "broken": False}
