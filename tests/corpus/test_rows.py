@@ -51,7 +51,26 @@ def test_any_cut_gives_the_same_lines_with_the_same_numbers(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PART_BYTES", size)
         patch.setattr(rows, "BLOCK", block)
-        assert of(file, "jsonl") == wanted
+        found = parts(file, "jsonl")
+        assert read(found) == wanted
+        assert read(rows.numbered(found * 2)) == wanted * 2
+
+
+def test_a_file_of_many_parts_is_read_once_to_number_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "PART_BYTES", 100)
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' * 200)
+    found = rows.numbered(parts(tmp_path / "a.jsonl", "jsonl"))
+    assert len(found) == 18
+    counted: list[tuple[int, int]] = []
+
+    def ends(stream: Any, start: int, stop: int) -> int:
+        counted.append((start, stop))
+        return 0
+
+    monkeypatch.setattr(rows, "_ends", ends)
+    assert [number for number, _ in read(found)] == list(range(1, 201)) and not counted
+    rows.numbered(parts(tmp_path / "a.jsonl", "jsonl"))
+    assert sum(stop - start for start, stop in counted) < 1_800
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.zst"])

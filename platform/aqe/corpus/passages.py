@@ -22,7 +22,7 @@ from aqe.config.sources import AnseriniCorpus, CorpusConfig
 from aqe.corpus import contract, formats
 from aqe.corpus.columns import Names
 from aqe.corpus.formats import Part, Source
-from aqe.corpus.rows import Flaw, RawRow
+from aqe.corpus.rows import Flaw, RawRow, numbered
 from aqe.errors import KINDS, AqeError, DataError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def read_corpus(config: CorpusConfig, dead: list[dict[str, str]]) -> Iterator[pa
     seen: set[str] = set()
 
     def unique() -> Iterator[RawRow]:
-        for place, row in _passages(source.parts, source.names):
+        for place, row in _passages(numbered(source.parts), source.names):
             if isinstance(row, dict) and row["docid"] in seen:
                 row = Flaw(DUPLICATE, row)
             if isinstance(row, Flaw):
@@ -119,7 +119,7 @@ def _read_all(out: Path, source: Source, nodes: "Nodes", env: Mapping[str, str])
     import ray
     import ray.data
 
-    shared = ray.put((list(source.parts), source.names))
+    shared = ray.put((numbered(source.parts), source.names))
     numbers = [{"part": number} for number in range(len(source.parts))]
     done = ray.data.from_items(numbers, override_num_blocks=max(1, len(numbers))).map_batches(
         _read_part,

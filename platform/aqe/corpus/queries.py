@@ -24,7 +24,7 @@ from aqe.config.sources import (
 from aqe.config.splits import SplitsConfig, dataset_names, origins
 from aqe.corpus import contract, formats
 from aqe.corpus.formats import Source
-from aqe.corpus.rows import Flaw, RawRow
+from aqe.corpus.rows import Flaw, RawRow, numbered
 from aqe.corpus.split import deal, same_question
 from aqe.errors import DataError
 
@@ -66,7 +66,7 @@ def _files(source: QuerySource, origin: Path | str) -> Sequence[Path | None]:
 def _good(source: Source, dead: Dead, stage: str, seen: set[str]) -> Iterator[RawRow]:
     """The rows of a source that are queries, each qid once; the others are set aside."""
     contract.probe(source, "queries")
-    for part in source.parts:
+    for part in numbered(source.parts):
         for place, found in part.rows(source.names):
             row = contract.query(found, source.names) if isinstance(found, dict) else found
             if isinstance(row, dict) and row["qid"] in seen:
@@ -85,7 +85,7 @@ def _judgements(config: QuerySource, dead: Dead, stage: str) -> dict[str, dict[s
         return None
     contract.probe(source, "qrels")
     judged: dict[str, dict[str, int]] = {}
-    for part in source.parts:
+    for part in numbered(source.parts):
         for place, found in part.rows(source.names):
             row = contract.judgement(found, source.names) if isinstance(found, dict) else found
             if isinstance(row, dict) and row["docid"] in judged.get(row["qid"], ()):
@@ -143,7 +143,8 @@ def _rows(config: QuerySource, path: Path | None) -> int:
         return len(_judgements(config, [], "") or ())
     if path is not None and path.suffix == ".parquet":
         return int(pq.read_metadata(path).num_rows)
-    return sum(isinstance(row, dict) for part in formats.queries(config, path).parts for _, row in part.rows(()))
+    parts = numbered(formats.queries(config, path).parts)
+    return sum(isinstance(row, dict) for part in parts for _, row in part.rows(()))
 
 
 def _texts(config: FileQueries) -> Iterator[str]:

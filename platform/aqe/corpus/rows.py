@@ -12,7 +12,7 @@ import json
 import sys
 import zipfile
 import zlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -68,6 +68,8 @@ class Part:
     """Columns of CSV and TSV, in order; None where the first line names them."""
     quoted: bool = False
     """Fields of CSV and TSV may stand in double quotes."""
+    line: int | None = None
+    """Number of the first line that begins here, where it is known: see `numbered`."""
 
     @property
     def where(self) -> str:
@@ -149,7 +151,7 @@ class Part:
         """(number from 1, line with its end) of the lines that begin in this part."""
         number, at = 1, self.start
         if at:
-            number = _number_of_line(stream, at)
+            number = _ends(stream, 0, at - 1) + 2 if self.line is None else self.line
             # From the byte before: what comes first then is the rest of a line that another part has, or its end.
             stream.seek(at - 1)
         lines = split_lines(stream, str(self.file))
@@ -266,19 +268,38 @@ def split_lines(stream: IO[bytes], where: str) -> Iterator[bytes]:
     yield from b"".join(rest).splitlines(keepends=True)
 
 
-def _number_of_line(stream: IO[bytes], start: int) -> int:
-    """Of the first line, from 1, that begins at byte `start` or after it: what ends before it is counted."""
-    stream.seek(0)
-    ends, left, before = 0, start - 1, b""
+def numbered(found: Sequence[Any]) -> list[Any]:
+    """The same parts, those of texts with the numbers of their first lines.
+
+    A file is read once for all of its parts. A part that has to find its number itself reads all that lies before it.
+    """
+    made = []
+    known: dict[Path, tuple[int, int]] = {}
+    for part in found:
+        if isinstance(part, Part) and part.form != "parquet" and part.start and part.line is None:
+            at, ends = known.get(part.file, (0, 0))
+            if at >= part.start:  # The file is named twice.
+                at, ends = 0, 0
+            with part.told(), part.open() as stream:
+                ends += _ends(stream, at, part.start - 1)
+            known[part.file] = part.start - 1, ends
+            part = replace(part, line=ends + 2)
+        made.append(part)
+    return made
+
+
+def _ends(stream: IO[bytes], start: int, stop: int) -> int:
+    """Ends of lines in bytes `start` to `stop`. Of CR and LF in a row the LF is the end."""
+    stream.seek(start)
+    ends, left, last = 0, stop - start, b""
     while left > 0 and (block := stream.read(min(BLOCK, left))):
         left -= len(block)
-        ends += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
-        # A CRLF in two blocks was counted twice.
-        ends -= before.endswith(b"\r") and block.startswith(b"\n")
-        before = block
-    # That of which the LF comes next ends later.
-    ends -= before.endswith(b"\r") and stream.read(1) == b"\n"
-    return ends + 2
+        ends += block.count(b"\n")
+        if b"\r" in block:
+            ends += block.count(b"\r") - block.count(b"\r\n")
+        ends -= last == b"\r" and block.startswith(b"\n")
+        last = block[-1:]
+    return ends - (last == b"\r" and stream.read(1) == b"\n")
 
 
 def _objects(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, RawRow | Flaw]]:
