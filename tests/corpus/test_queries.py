@@ -50,6 +50,13 @@ def test_queries_without_optional_columns_and_with_wrong_lists(tmp_path: Path) -
     assert dead["reason"].to_pylist() == ["a value that is no text: dict is no text"]
 
 
+def test_an_empty_field_of_csv_names_no_passage(tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text('qid,text,answers,positives\n1,a,"[""leaves"", """"]",\n2,b,,d2\n')
+    queries, _ = read_queries(FileQueries(format="csv", path=file, order="file"))
+    assert [(row["answers"], row["positives"]) for row in queries.to_pylist()] == [(["leaves"], []), ([], ["d2"])]
+
+
 def test_datasets_are_dealt_out_in_turn_and_a_question_belongs_to_the_first(tmp_path: Path) -> None:
     rows = {
         "large": [{"qid": f"l{i}", "text": f"large {i}"} for i in range(5)],
