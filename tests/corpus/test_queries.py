@@ -189,6 +189,19 @@ def test_judgements_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_judgements_that_no_file_of_ours_can_hold_are_set_aside(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "q.jsonl", {"qid": "q", "text": "t"})
+    lines = [{"docid": "a", "relevance": 10**12}, {"docid": "\ud800", "relevance": 1}, {"docid": "b", "relevance": 1}]
+    write_lines(tmp_path / "qrels.jsonl", *({"qid": "q", **line} for line in lines))
+    qrels = {"format": "jsonl", "path": tmp_path / "qrels.jsonl"}
+    queries, dead = read_queries(FileQueries.model_validate({"format": "jsonl", "path": file, "qrels": qrels}))
+    assert queries["positives"].to_pylist() == [["b"]]
+    assert dead["reason"].to_pylist() == [
+        "a relevance that is no whole number",
+        "half a surrogate pair, which is not Unicode",
+    ]
+
+
 def test_a_count_reads_no_more_than_it_must(tmp_path: Path) -> None:
     for name in "ab":
         write_lines(tmp_path / f"{name}.jsonl", *({"qid": f"{name}{i}", "text": "t"} for i in range(9)))
