@@ -1,5 +1,6 @@
 """docs/formats.md as it stands: its files and its YAML are read, and give what the page says."""
 
+import gzip
 import re
 import zipfile
 from collections.abc import Iterator
@@ -181,6 +182,12 @@ def test_trec(here: Path) -> None:
     ):
         (here / "topics.txt").write_text(text)
         assert [(row["qid"], row["text"]) for row in queries_of(test)] == [("301", "river & mill")], text
+    # No line ends there but for Python.
+    (here / "topics.txt").write_text("301:river\u2028mill\n")
+    assert queries_of(test)[0]["text"] == "river\u2028mill"
+    (here / "topics.txt.gz").write_bytes(gzip.compress(b"<top><num>301<title>river</top>")[:-9])
+    with pytest.raises(InputError, match=r"topics\.txt\.gz cannot be read as trec"):
+        queries_of({**test, "path": "topics.txt.gz"})
     (here / "topics.txt").write_text("nothing")
     with pytest.raises(InputError, match=r"holds no topic|can be read"):
         queries_of(test)

@@ -130,6 +130,16 @@ def test_parquet_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert of(tmp_path / "none.parquet", "parquet") == []
 
 
+def test_bytes_that_are_no_text_in_a_column_of_text(tmp_path: Path) -> None:
+    binary = pa.array([b"one", b"\xff", b"three"])
+    text = pa.Array.from_buffers(pa.string(), 3, binary.buffers())
+    pq.write_table(pa.table({"docid": ["1", "2", "3"], "text": text}), tmp_path / "a.parquet")
+    (part,) = parts(tmp_path / "a.parquet", "parquet")
+    assert read([part]) == [(1, {"docid": "1", "text": "one"}), (2, "not UTF-8"), (3, {"docid": "3", "text": "three"})]
+    assert list(part.rows(EVERYTHING))[1][1] == Flaw("not UTF-8", {"docid": "2", "text": "bytes that are no text"})
+    assert len(list(part.rows(("docid",)))) == 3
+
+
 def test_a_member_of_a_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("set/corpus.jsonl", '{"a": 1}\n{"a": 2}\n')
@@ -158,6 +168,7 @@ def test_what_is_no_such_file_is_said_at_once(tmp_path: Path, data: bytes, messa
     [
         ("cut.jsonl.gz", gzip.compress(b'{"docid": "a", "text": "x"}\n' * 9)[:-9], "jsonl"),
         ("no.jsonl.gz", b"text", "jsonl"),
+        ("bad.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 40, "jsonl"),
         ("no.jsonl.zst", b"text", "jsonl"),
         ("a.parquet", b"PAR1 no", "parquet"),
     ],

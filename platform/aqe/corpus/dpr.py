@@ -32,7 +32,7 @@ class Questions:
 
     def _json(self) -> Iterator[tuple[str, RawRow | Flaw]]:
         part = Part(self.file, "jsonl")
-        with part.told(), part.open() as stream:
+        with part.told("json"), part.open() as stream:
             number = 0
             try:
                 # One after another: the files of training questions are gigabytes.

@@ -98,13 +98,13 @@ class Part:
                     yield f"{self.where}:{number}", text
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """DataError in place of what goes wrong while its bytes are read."""
+    def told(self, form: str | None = None) -> Iterator[None]:
+        """DataError in place of what goes wrong while its bytes are read, as `form` where that is another one."""
         try:
             yield
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
             raise DataError(
-                f"{self.where} cannot be read as {self.form} ({error}). Is it complete, and of that format?"
+                f"{self.where} cannot be read as {form or self.form} ({error}). Is it complete, and of that format?"
             ) from error
 
     def _numbered(self, wanted: Container[str]) -> Iterator[tuple[int, RawRow | Flaw]]:
@@ -118,13 +118,13 @@ class Part:
             else:
                 yield from self._table(lines)
 
-    def _parquet(self, wanted: Container[str]) -> Iterator[tuple[int, RawRow]]:
+    def _parquet(self, wanted: Container[str]) -> Iterator[tuple[int, RawRow | Flaw]]:
         with pq.ParquetFile(self.file) as source:
             groups = range(self.start, source.num_row_groups if self.stop is None else self.stop)
             number = sum(source.metadata.row_group(i).num_rows for i in range(self.start))
             columns = [name for name in source.schema_arrow.names if name in wanted]
             for batch in source.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=columns):
-                for row in batch.to_pylist():
+                for row in _of_batch(batch):
                     number += 1
                     yield number, row
 
@@ -232,7 +232,7 @@ def check_text(part: Part) -> None:
     try:
         with part.open() as stream:
             head = stream.read(4096)
-    except (OSError, EOFError, zipfile.BadZipFile, pa.ArrowException) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         raise DataError(f"{part.file} cannot be read ({error}). Is it complete, and what its name says?") from error
     for mark, encoding in OTHER_MARKS.items():
         if head.startswith(mark):
@@ -300,6 +300,26 @@ def _ends(stream: IO[bytes], start: int, stop: int) -> int:
         ends -= last == b"\r" and block.startswith(b"\n")
         last = block[-1:]
     return ends - (last == b"\r" and stream.read(1) == b"\n")
+
+
+def _of_batch(batch: pa.RecordBatch) -> Iterator[RawRow | Flaw]:
+    """Rows of Parquet. Some writers put bytes that are no text into a column of text."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for i in range(batch.num_rows):
+            one = batch.slice(i, 1)
+            try:
+                yield one.to_pylist()[0]
+            except UnicodeDecodeError:
+                yield Flaw("not UTF-8", {name: _shown(one[name]) for name in one.schema.names})
+
+
+def _shown(value: pa.Array) -> Any:
+    try:
+        return value.to_pylist()[0]
+    except UnicodeDecodeError:
+        return "bytes that are no text"
 
 
 def _objects(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, RawRow | Flaw]]:
