@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from aqe.config.sources import CorpusConfig, QueriesConfig
 from aqe.config.splits import SharesConfig, SplitsConfig
 from aqe.corpus.passages import read_corpus
-from aqe.corpus.queries import read_queries
+from aqe.corpus.queries import count, read_queries
 from aqe.errors import InputError
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
@@ -235,10 +235,18 @@ def test_hugging_face(here: Path) -> None:
         ("d2", "", "beans"),
     ]
     saved = {"format": "huggingface", "id": str(here / "queries"), "split": "test", "columns": {"answers": "a.text"}}
+    assert count(QUERIES.validate_python(saved)) == 1
     (row,) = queries_of({**saved, "qrels": {"format": "huggingface", "id": str(here / "qrels")}})
     assert judged([row]) == {"q1": {"d2": 2}} and row["answers"] == ["x"]
     with pytest.raises(InputError, match="has the splits test, not 'train'"):
         queries_of({**saved, "split": "train"})
+    (here / "script").mkdir()
+    (here / "script" / "script.py").write_text("")
+    (here / "broken").mkdir()
+    (here / "broken" / "train.jsonl").write_text('{"_id": 1}\n{not json\n')
+    for name in ("script", "broken"):
+        with pytest.raises(InputError, match=f"{name}' .split 'train'. cannot be had"):
+            passages_of({"format": "huggingface", "id": str(here / name)})
 
 
 def test_an_anserini_index(here: Path) -> None:
