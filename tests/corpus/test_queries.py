@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aqe import records
-from aqe.config.sources import FileQueries
+from aqe.config.sources import BeirQueries, FileQueries, LaidOutQueries
 from aqe.config.splits import SharesConfig, SplitsConfig
 from aqe.corpus import split as splitting
 from aqe.corpus.queries import count, read_queries, write_queries
@@ -156,6 +156,39 @@ def test_what_is_left_out_needs_no_ids_and_files_of_one_name_are_told_apart(tmp_
     splits = SplitsConfig(train=one, dev=dev, test=both)
     assert splits.datasets("test") == ("nq/queries", "trivia/queries")
     assert write_queries(tmp_path / "out", splits)["shared"] == 1
+
+
+def test_a_file_may_be_named_for_each_part_of_it_that_is_taken(tmp_path: Path) -> None:
+    write_lines(tmp_path / "queries.jsonl", *({"_id": f"q{i}", "text": f"text {i}"} for i in range(6)))
+    (tmp_path / "qrels").mkdir()
+    for split, numbers in {"train": (0, 1, 2), "dev": (2, 3)}.items():
+        lines = "".join(f"q{i}\td{i}\t1\n" for i in numbers)
+        (tmp_path / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{lines}")
+    beir = [BeirQueries(format="beir", path=tmp_path, split=split, order="file") for split in ("train", "dev")]
+    queries, dead = read_queries(*beir)
+    assert sorted(queries["qid"].to_pylist()) == ["q0", "q1", "q2", "q3"]
+    (letter,) = dead.to_pylist()
+    assert letter["reason"] == "duplicate qid" and letter["place"].endswith("queries.jsonl:3")
+
+    file = FileQueries(format="jsonl", path=tmp_path / "queries.jsonl")
+    halves = [file.model_copy(update={"limit": 2}), file.model_copy(update={"skip": 2})]
+    queries, dead = read_queries(*halves)
+    assert queries.num_rows == 6 and dead.num_rows == 0
+
+
+def test_questions_without_ids_have_their_own_in_every_split(tmp_path: Path) -> None:
+    for folder in ("train", "dev", "test", "more"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "nq.csv").write_text("".join(f"{folder} question {i}\t['x']\n" for i in range(3)))
+
+    def of(*folders: str) -> LaidOutQueries:
+        return LaidOutQueries(format="dpr", path=tuple(tmp_path / folder / "nq.csv" for folder in folders))
+
+    splits = SplitsConfig(train=of("train", "more"), dev=of("dev"), test=of("test"))
+    assert write_queries(tmp_path / "out", splits) == {"train": 6, "dev": 3, "test": 3, "shared": 0, "dead": 0}
+    test = pq.read_table(tmp_path / "out" / "test.parquet")
+    assert sorted(test["qid"].to_pylist()) == ["test/nq-0", "test/nq-1", "test/nq-2"]
+    assert set(test["dataset"].to_pylist()) == {"nq"}
 
 
 def test_train_and_test_the_same_file_is_refused(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ def passages(config: CorpusConfig) -> Source:
     raise AssertionError(config)
 
 
-def queries(config: QuerySource, path: Path | None = None) -> Source:
-    """The queries of a source, of one path of it where it has several."""
+def queries(config: QuerySource, path: Path | None = None, called: str | None = None) -> Source:
+    """The queries of a source, of one path of it where it has several. `called`: what begins qids that are made up."""
     names = Names(columns.QUERIES, getattr(config, "columns", None))
     match config:
         case FileQueries():
@@ -119,7 +119,7 @@ def queries(config: QuerySource, path: Path | None = None) -> Source:
             from aqe.corpus.dpr import Questions
 
             those = _those(config.path, path)
-            return Source([Questions(_file(one), dataset_names([one])[one]) for one in those], names, those)
+            return Source([Questions(_file(one), called or dataset_names(those)[one]) for one in those], names, those)
         case LaidOutQueries():
             those = _those(config.path, path)
             parts = [part for one in those for part in rows.parts(_file(one), "tsv", names=("qid", "text"))]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -34,14 +34,17 @@ VERSION = 5
 Dead = list[dict[str, str]]  # rows of records.DEAD_LETTERS
 
 
-def read_queries(*sources: QuerySource, stage: str = "queries") -> tuple[pa.Table, pa.Table]:
+def read_queries(
+    *sources: QuerySource, stage: str = "queries", called: Mapping[Path | str, str] | None = None
+) -> tuple[pa.Table, pa.Table]:
     """(records.QUERIES, records.DEAD_LETTERS). `order`, `skip` and `limit` hold for each file by itself.
 
-    What several paths or sources hold is dealt out in turn, so that the first queries are a fair sample of all.
-    DataError for files that are missing, unreadable or without a column that is needed.
+    What several paths or sources hold is dealt out in turn, so that the first queries are a fair sample of all. Of two
+    that are taken the first has the qid. `called`: what begins the qids of files that have none, by origin; by default
+    what the datasets are called. DataError for files that are missing, unreadable or without a column that is needed.
     """
     dead: Dead = []
-    seen: set[str] = set()
+    taken: set[str] = set()
     turns: list[list[RawRow]] = []
     names = dataset_names(origin for source in sources for origin in origins(source))
     for source in sources:
@@ -49,8 +52,9 @@ def read_queries(*sources: QuerySource, stage: str = "queries") -> tuple[pa.Tabl
         for origin in origins(source):
             turn: list[RawRow] = []
             for path in _files(source, origin):
-                rows = list(_good(formats.queries(source, path), dead, stage, seen))
-                turn += [{**row, "dataset": names[origin]} for row in _taken(rows, source, judged)]
+                rows = list(_good(formats.queries(source, path, (called or names)[origin]), dead, stage))
+                own = _first_of(_taken(rows, source, judged), taken, dead, stage)
+                turn += [{**row, "dataset": names[origin]} for row in own]
             turns.append(turn)
     dealt = [row for turn in zip_longest(*turns) for row in turn if row is not None]
     return records.table(dealt, records.QUERIES), records.table(dead, records.DEAD_LETTERS)
@@ -63,9 +67,10 @@ def _files(source: QuerySource, origin: Path | str) -> Sequence[Path | None]:
     return formats.files(origin, source.format) if isinstance(source, FileQueries) else [origin]
 
 
-def _good(source: Source, dead: Dead, stage: str, seen: set[str]) -> Iterator[RawRow]:
-    """The rows of a source that are queries, each qid once; the others are set aside."""
+def _good(source: Source, dead: Dead, stage: str) -> Iterator[RawRow]:
+    """The rows of a source that are queries, each qid once, with their `place`; the others are set aside."""
     contract.probe(source, "queries")
+    seen: set[str] = set()
     for part in numbered(source.parts):
         for place, found in part.rows(source.names):
             row = contract.query(found, source.names) if isinstance(found, dict) else found
@@ -75,7 +80,23 @@ def _good(source: Source, dead: Dead, stage: str, seen: set[str]) -> Iterator[Ra
                 dead.append(contract.letter(stage, place, row))
             else:
                 seen.add(row["qid"])
-                yield row
+                yield {**row, "place": place}
+
+
+def _first_of(rows: list[RawRow], taken: set[str], dead: Dead, stage: str) -> list[RawRow]:
+    """The rows whose qid nobody has `taken` before, and takes them; the others are set aside.
+
+    Files may hold the same queries, and their sources take others of them: BEIR's splits share a file.
+    """
+    kept = []
+    for row in rows:
+        if row["qid"] in taken:
+            again = {name: row[name] for name in ("qid", "text", "answers", "positives")}
+            dead.append(contract.letter(stage, row["place"], Flaw("duplicate qid", again)))
+        else:
+            taken.add(row["qid"])
+            kept.append(row)
+    return kept
 
 
 def _judgements(config: QuerySource, dead: Dead, stage: str) -> dict[str, dict[str, int]] | None:
@@ -190,7 +211,9 @@ def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
 
 
 def _read(splits: SplitsConfig, split: Split) -> tuple[pa.Table, pa.Table]:
-    return read_queries(*splits.sources(split), stage=f"queries.{split}")
+    # Files of several splits may have the same name, and their queries must not have the same qids.
+    called = dataset_names(origin for one in SPLITS for source in splits.sources(one) for origin in origins(source))
+    return read_queries(*splits.sources(split), stage=f"queries.{split}", called=called)
 
 
 def _dealt(splits: SplitsConfig) -> dict[Split, tuple[pa.Table, pa.Table]]:
