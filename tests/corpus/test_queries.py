@@ -12,8 +12,11 @@ from aqe import records
 from aqe.config.sources import BeirQueries, FileQueries, LaidOutQueries
 from aqe.config.splits import SharesConfig, SplitsConfig
 from aqe.corpus import split as splitting
+from aqe.corpus import stage
 from aqe.corpus.queries import count, read_queries, write_queries
-from aqe.errors import InputError
+from aqe.errors import DeadLetterError, InputError
+from aqe.nodes import Nodes
+from aqe.run import Run
 from tests.corpus.test_passages import write_lines
 
 
@@ -106,7 +109,7 @@ def test_write_queries_keeps_splits_apart(tmp_path: Path) -> None:
     stats = write_queries(tmp_path / "out", config)
     left = {name: pq.read_table(tmp_path / "out" / f"{name}.parquet")["qid"].to_pylist() for name in splits}
     assert {name: sorted(qids) for name, qids in left.items()} == {"train": ["c"], "dev": ["d1"], "test": ["t1", "t2"]}
-    assert stats == {"train": 1, "dev": 1, "test": 2, "shared": 4, "dead": 4}
+    assert stats == {"train": 1, "dev": 1, "test": 2, "shared": 4, "dead": 4, "judgements": 0}
     letters = pq.read_table(tmp_path / "out" / "dead_letters.parquet").to_pylist()
     assert sorted((one["stage"], one["place"], one["reason"]) for one in letters) == [
         ("queries.dev", "t2", "stands in test too"),
@@ -185,7 +188,8 @@ def test_questions_without_ids_have_their_own_in_every_split(tmp_path: Path) -> 
         return LaidOutQueries(format="dpr", path=tuple(tmp_path / folder / "nq.csv" for folder in folders))
 
     splits = SplitsConfig(train=of("train", "more"), dev=of("dev"), test=of("test"))
-    assert write_queries(tmp_path / "out", splits) == {"train": 6, "dev": 3, "test": 3, "shared": 0, "dead": 0}
+    stats = write_queries(tmp_path / "out", splits)
+    assert stats == {"train": 6, "dev": 3, "test": 3, "shared": 0, "dead": 0, "judgements": 0}
     test = pq.read_table(tmp_path / "out" / "test.parquet")
     assert sorted(test["qid"].to_pylist()) == ["test/nq-0", "test/nq-1", "test/nq-2"]
     assert set(test["dataset"].to_pylist()) == {"nq"}
@@ -233,6 +237,28 @@ def test_judgements_that_no_file_of_ours_can_hold_are_set_aside(tmp_path: Path) 
         "a relevance that is no whole number",
         "half a surrogate pair, which is not Unicode",
     ]
+
+
+def test_dead_judgements_are_a_share_of_judgements(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        write_lines(tmp_path / f"{split}.jsonl", *({"qid": f"{split}{i}", "text": f"{split} {i}"} for i in range(5)))
+    judged = [f"test{i % 5} 0 d{i} 1\n" for i in range(300)]
+    (tmp_path / "qrels.txt").write_text("".join([*judged, "test0 0 d0 1\n"]))
+    source = {split: {"format": "jsonl", "path": tmp_path / f"{split}.jsonl"} for split in ("train", "dev", "test")}
+    source["test"]["qrels"] = {"format": "trec", "path": tmp_path / "qrels.txt"}
+    run = Run(tmp_path / "runs", lambda line: None, nodes=lambda kind: Nodes((1,), 0, {}, False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "on_node", lambda nodes, function, *args: function(*args))
+        made = stage.ingest_queries(run, SplitsConfig.model_validate(source))
+        assert (made.stats["dead"], made.stats["judgements"]) == (1, 300)
+        (tmp_path / "qrels.txt").write_text("".join([*judged, *(["test0 d0 1\n"] * 9)]))
+        with pytest.raises(DeadLetterError, match=r"queries\.qrels: 9 of 309 rows"):
+            stage.ingest_queries(run, SplitsConfig.model_validate(source))
+        # Good judgements are no good queries.
+        (tmp_path / "qrels.txt").write_text("".join(judged))
+        write_lines(tmp_path / "dev.jsonl", {"qid": "d", "text": "t"}, "{broken")
+        with pytest.raises(DeadLetterError, match=r"queries: 1 of 12 rows"):
+            stage.ingest_queries(run, SplitsConfig.model_validate(source))
 
 
 def test_a_count_reads_no_more_than_it_must(tmp_path: Path) -> None:

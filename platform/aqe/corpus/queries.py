@@ -35,13 +35,17 @@ Dead = list[dict[str, str]]  # rows of records.DEAD_LETTERS
 
 
 def read_queries(
-    *sources: QuerySource, stage: str = "queries", called: Mapping[Path | str, str] | None = None
+    *sources: QuerySource,
+    stage: str = "queries",
+    called: Mapping[Path | str, str] | None = None,
+    read: Counter[str] | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """(records.QUERIES, records.DEAD_LETTERS). `order`, `skip` and `limit` hold for each file by itself.
 
     What several paths or sources hold is dealt out in turn, so that the first queries are a fair sample of all. Of two
     that are taken the first has the qid. `called`: what begins the qids of files that have none, by origin; by default
-    what the datasets are called. DataError for files that are missing, unreadable or without a column that is needed.
+    what the datasets are called. `read` is told the good `judgements` of files of their own. DataError for files that
+    are missing, unreadable or without a column that is needed.
     """
     dead: Dead = []
     taken: set[str] = set()
@@ -49,6 +53,8 @@ def read_queries(
     names = dataset_names(origin for source in sources for origin in origins(source))
     for source in sources:
         judged = _judgements(source, dead, stage)
+        if read is not None:
+            read["judgements"] += sum(map(len, (judged or {}).values()))
         for origin in origins(source):
             turn: list[RawRow] = []
             for path in _files(source, origin):
@@ -180,13 +186,16 @@ def _texts(config: FileQueries) -> Iterator[str]:
 
 
 def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
-    """Write out/train.parquet, dev.parquet, test.parquet; return the rows of each, `shared` and `dead`.
+    """Write out/train.parquet, dev.parquet, test.parquet; return the rows of each, `shared`, `dead` and `judgements`,
+    the good rows of files of judgements.
 
     A query whose qid or question is also in a later split (train < dev < test) is taken out of the earlier one and set
     aside: nothing that is reported on was trained on. So is a question that another dataset of its split asks before:
     pools of datasets hold it once. DataError when a split is empty.
     """
-    read = _dealt(splits) if splits.all is not None else {split: _read(splits, split) for split in SPLITS}
+    counts = Counter[str]()
+    dealt = splits.all is not None
+    read = _dealt(splits, counts) if dealt else {split: _read(splits, split, counts) for split in SPLITS}
     taken: dict[tuple[str, str], Split] = {}
     letters: list[pa.Table] = []
     stats = {"shared": 0}
@@ -207,19 +216,19 @@ def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
     (out / "dead_letters.parquet").unlink(missing_ok=True)
     if dead.num_rows:
         write_parquet(dead, out / "dead_letters.parquet")
-    return stats | {"dead": dead.num_rows}
+    return stats | {"dead": dead.num_rows, "judgements": counts["judgements"]}
 
 
-def _read(splits: SplitsConfig, split: Split) -> tuple[pa.Table, pa.Table]:
+def _read(splits: SplitsConfig, split: Split, counts: Counter[str]) -> tuple[pa.Table, pa.Table]:
     # Files of several splits may have the same name, and their queries must not have the same qids.
     called = dataset_names(origin for one in SPLITS for source in splits.sources(one) for origin in origins(source))
-    return read_queries(*splits.sources(split), stage=f"queries.{split}", called=called)
+    return read_queries(*splits.sources(split), stage=f"queries.{split}", called=called, read=counts)
 
 
-def _dealt(splits: SplitsConfig) -> dict[Split, tuple[pa.Table, pa.Table]]:
+def _dealt(splits: SplitsConfig, counts: Counter[str]) -> dict[Split, tuple[pa.Table, pa.Table]]:
     """The queries of all by the split that the rule gives them; what was set aside belongs to train."""
     assert splits.split is not None
-    queries, dead = read_queries(*splits.sources("train"), stage="queries.all")
+    queries, dead = read_queries(*splits.sources("train"), stage="queries.all", read=counts)
     of = pa.array(deal(queries["text"].to_pylist(), splits.split), pa.string())
     none = dead.slice(0, 0)
     return {split: (queries.filter(pc.equal(of, split)), dead if split == "train" else none) for split in SPLITS}

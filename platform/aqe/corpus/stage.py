@@ -99,7 +99,10 @@ def _counted(run: Run, stage: str, out: Path, stats: Mapping[str, int], *kept: s
         noun = "passages" if stage == "corpus" else "queries"
         more = f", {aside.total():,} set aside ({contract.counted(aside)}), see {letters}" if aside else ""
         run.say(f"{'corpus' if stage == 'corpus' else key}: {stats[key]:,} {noun}{more}")
-    run.check_dead(stage, letters, dead, total)
+    # Judgements are many more than queries: a few that are bad must not stop those, nor hide bad queries among them.
+    of_qrels = sum(counts.total() for of, counts in reasons.items() if of.endswith(".qrels"))
+    run.check_dead(stage, letters, dead - of_qrels, total - of_qrels)
+    run.check_dead(f"{stage}.qrels", letters, of_qrels, of_qrels + stats.get("judgements", 0))
     return stats
 
 
