@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from aqe.artifact import Artifact, digest, file_digest, read_parquet
 from aqe.config.base import Config
 from aqe.config.sources import SPLITS, CorpusConfig, FileQueries, Files, QuerySource, Split
@@ -88,8 +90,9 @@ def _counted(run: Run, stage: str, out: Path, stats: Mapping[str, int], *kept: s
     letters = out / "dead_letters.parquet"
     reasons: dict[str, Counter[str]] = {}
     if stats["dead"]:
-        for row in read_parquet(letters).select(["stage", "reason"]).to_pylist():
-            reasons.setdefault(row["stage"], Counter())[row["reason"]] += 1
+        why = pq.read_table(letters, columns=["stage", "reason"]).group_by(["stage", "reason"])
+        for row in why.aggregate([([], "count_all")]).to_pylist():
+            reasons.setdefault(row["stage"], Counter())[row["reason"]] = row["count_all"]
     for key in kept:
         name = stage if stage == "corpus" else f"{stage}.{key}"
         aside = Counter[str]()
