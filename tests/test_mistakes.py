@@ -206,6 +206,18 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     assert code == 4 and "runs_dir: this run takes some" in error and "0.0 GB left" in error
 
 
+def test_a_run_that_is_resumed_needs_no_room_for_what_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = here / "runs" / "mine" / "samples-0123456789abcdef"
+    made.mkdir(parents=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    with (made / "data").open("wb") as sparse:
+        sparse.truncate(100)
+    refused(check("runs_dir=runs"), 4, "this run takes some", "of which 0.0 GB are there")
+    with (made / "data").open("wb") as sparse:
+        sparse.truncate(10**12)
+    assert check("runs_dir=runs")[0] == 0
+
+
 def test_a_job_runs_without_pythonpath() -> None:
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")}
     import subprocess

@@ -140,21 +140,25 @@ def checked(
 
 
 def _plan(config: PipelineConfig, model: "Checked | None") -> None:
-    """Say what a run takes. StorageError where the disk cannot hold the half of it: it is an estimate."""
-    from aqe.cost import cost
+    """Say what a run takes. StorageError where the disk cannot hold the half of it: it is an estimate.
+
+    What lies in the run's directory already is not written again by a run that is resumed.
+    """
+    from aqe.cost import bytes_below, cost
     from aqe.smollm2 import PARAMETERS
 
     plan = cost(config, PARAMETERS if model is None else model.parameters)
     for line in plan.lines():
         say(line)
     there = next(path for path in (config.run_dir, *config.run_dir.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if free < plan.disk / 2:
+    free, held = shutil.disk_usage(there).free, bytes_below(config.run_dir)
+    if free < plan.disk / 2 - held:
+        before = f", of which {held / 1e9:.1f} GB are there" if held else ""
         raise StorageError(
-            f"runs_dir: this run takes some {plan.disk / 1e9:.1f} GB, and {there} has {free / 1e9:.1f} GB left. Make "
-            "room, or name a directory on another disk."
+            f"runs_dir: this run takes some {plan.disk / 1e9:.1f} GB{before}, and {there} has {free / 1e9:.1f} GB "
+            "left. Make room, or name a directory on another disk."
         )
-    if free < plan.disk:
+    if free < plan.disk - held:
         say(f"warning: {there} has {free / 1e9:.1f} GB left, which may be too little")
 
 
