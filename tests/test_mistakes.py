@@ -82,6 +82,7 @@ def refused(done: tuple[int, str, str], code: int, *mentions: str) -> None:
         ("model.source=./cut_weights", ["cut_weights", "model.safetensors"]),
         ("model.source=./broken_header", ["broken_header", "model.safetensors"]),
         ("index.path=.", ["index.path", "is not a Lucene index"]),
+        ("corpus={format: anserini, path: .}", ["corpus.path", "is not a Lucene index"]),
         ("index.language=xx", ["index.language 'xx'", "en", "zh"]),
         ("index.language=th", ["index.language 'th'", "Thai"]),
         ("runs_dir=corpus.jsonl", ["runs_dir", "corpus.jsonl is a file"]),

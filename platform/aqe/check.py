@@ -34,8 +34,10 @@ def check(config: PipelineConfig) -> Checked | None:
     _writable(config.run_dir)
     _readable(config)
     _language(config)
-    if config.index.path is not None and not list(config.index.path.glob("segments_*")):
-        raise InputError(f"index.path: {config.index.path} is not a Lucene index (it has no file segments_...)")
+    stored = config.corpus.path if isinstance(config.corpus, AnseriniCorpus) else None
+    for key, index in (("index.path", config.index.path), ("corpus.path", stored)):
+        if index is not None and not list(index.glob("segments_*")):
+            raise InputError(f"{key}: {index} is not a Lucene index (it has no file segments_...)")
     _fits(config)
     stages = "_".join(config.align.stages)
     if config.align.stages != AlignConfig().stages and config.models != (stages,):
