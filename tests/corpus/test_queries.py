@@ -226,6 +226,17 @@ def test_judgements_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_judgements_of_their_own_decide_alone(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "q.jsonl", *({"qid": q, "text": q, "answers": ["x"]} for q in "ab"))
+    (tmp_path / "qrels.txt").write_text("a 0 d1 1\n")
+    source = {"format": "jsonl", "path": file, "order": "file"}
+    qrels = {"format": "trec", "path": tmp_path / "qrels.txt"}
+    queries, _ = read_queries(FileQueries.model_validate({**source, "qrels": qrels}))
+    assert [(row["positives"], row["answers"]) for row in queries.to_pylist()] == [(["d1"], ["x"]), ([], [])]
+    queries, _ = read_queries(FileQueries.model_validate(source))
+    assert queries["answers"].to_pylist() == [["x"], ["x"]]
+
+
 def test_judgements_that_no_file_of_ours_can_hold_are_set_aside(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "q.jsonl", {"qid": "q", "text": "t"})
     lines = [{"docid": "a", "relevance": 10**12}, {"docid": "\ud800", "relevance": 1}, {"docid": "b", "relevance": 1}]

@@ -145,6 +145,8 @@ def _taken(rows: list[RawRow], config: QuerySource, judged: dict[str, dict[str, 
         taken.append(
             {
                 **row,
+                # Judgements of their own decide alone: nobody looks for the answers of a query that they leave out.
+                "answers": row["answers"] if judged is None or graded else [],
                 "positives": list(graded),
                 "relevance": list(graded.values()),
                 "excluded": excluded,
