@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aqe import Expander, cli
-from aqe.errors import KINDS, AqeError, InputError
+from aqe.errors import KINDS, AqeError, DataError, InputError
 from tests.test_cli import called
 from tests.tools import tiny_model
 from tests.tools.small_project import ROOT, SMALL, write_project
@@ -267,6 +267,19 @@ def test_every_kind_of_error_has_one_line_and_its_code(
             fail()
         assert ended.value.code == kind.exit_code
         assert capsys.readouterr().err == f"{kind.__name__}: what is wrong\n"
+
+
+def test_an_error_of_a_ray_task_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from ray.exceptions import RayTaskError
+
+    # As `ray.get` raises it: of the kind of its cause too.
+    text = "Traceback (most recent call last):\n  File x\naqe.errors.DataError: what is wrong"
+    error = RayTaskError("write_queries", text, DataError("what is wrong")).as_instanceof_cause()
+    assert isinstance(error, DataError)
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+        raise error
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "DataError: what is wrong\n"
 
 
 def test_debug_shows_where_and_our_own_faults_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,9 +101,10 @@ def _ours(error: BaseException) -> tuple[type[AqeError], str] | None:
     one: BaseException | None = error
     while one is not None and one not in seen:
         seen.append(one)
-        if isinstance(one, AqeError):
-            return type(one), str(one)
         cause = getattr(one, "cause", None)
+        # What ray.get raises is of both kinds, and its text is the whole traceback.
+        if isinstance(one, AqeError) and not isinstance(cause, AqeError):
+            return type(one), str(one)
         one = cause if isinstance(cause, BaseException) else one.__cause__ or one.__context__
     for one in seen:
         for name, message in RAISED.findall(str(one)):
