@@ -1,6 +1,7 @@
 """Rows of files: any line end, any cut into parts, compressed or not; what is no row is a flaw with its line."""
 
 import bz2
+import csv
 import gzip
 import json
 import zipfile
@@ -99,6 +100,23 @@ def test_csv_with_quotes_breaks_and_a_header(tmp_path: Path) -> None:
         (8, "not UTF-8"),
         (9, {"id": "5", "text": "five"}),
     ]
+
+
+def test_what_a_quote_takes_in_that_nobody_closes_is_set_aside_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('id,text\n1,"open\n2,two\n\n3,three\n4,"four"\n5,five\n6,"open\n7,seven\n')
+    flaw = "quotes that do not fit"
+    five = (7, {"id": "5", "text": "five"})
+    assert of(file, "csv") == [(2, flaw), (3, flaw), (5, flaw), (6, flaw), five, (8, flaw), (9, flaw)]
+    (part,) = parts(file, "csv")
+    assert next(part.rows(EVERYTHING)) == (f"{file}:2", Flaw(flaw, '1,"open'))
+    limit = csv.field_size_limit(100)
+    try:
+        file.write_text('id,text\n1,"open\n' + "2,two\n" * 100)
+        found = [row for _, row in of(file, "csv")]
+    finally:
+        csv.field_size_limit(limit)
+    assert 0 < found.count(flaw) < 30 and found.count(flaw) + found.count({"id": "2", "text": "two"}) == 101
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -9,7 +9,6 @@ import bz2
 import csv
 import gzip
 import json
-import sys
 import zipfile
 import zlib
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -33,17 +32,19 @@ PART_BYTES = 32_000_000
 BATCH_ROWS = 10_000
 #: A line of more bytes is no row of a corpus; reading it would take memory without end.
 LONGEST_LINE = 256_000_000
+#: Characters of a field in quotes. One that has more was never closed.
+LONGEST_FIELD = 32_000_000
 BLOCK = 1 << 20
 COMPRESSED = (".gz", ".bz2", ".zst")
 DELIMITER = {"csv": ",", "tsv": "\t"}
 
-# The default, 131,072 characters, is less than a long passage.
 BOM = b"\xef\xbb\xbf"
 OTHER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 #: First bytes of what is no text -> what it is.
 MAGIC = {b"PAR1": "Parquet", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+# Python's own, 131,072, is less than a long passage.
+csv.field_size_limit(LONGEST_FIELD)
 
 
 @dataclass(frozen=True)
@@ -356,24 +357,27 @@ def _plain(lines: Iterable[tuple[int, bytes]], delimiter: str) -> Iterator[tuple
 
 
 def _quoted(lines: Iterable[tuple[int, bytes]], delimiter: str) -> Iterator[tuple[int, list[str] | Flaw]]:
-    """Numbers are those of the line where a row begins."""
-    taken = 0
+    """Numbers are those of the line where a row begins. Where quotes do not fit, each line that they took in is a flaw:
+    a quote that nobody closes takes in all rows after it.
+    """
+    taken: list[tuple[int, str]] = []
 
     def texts() -> Iterator[str]:
-        nonlocal taken
         for number, line in lines:
-            taken = number
-            yield _decoded(line)
+            taken.append((number, _decoded(line)))
+            yield taken[-1][1]
 
     reader = csv.reader(texts(), delimiter=delimiter, strict=True)
     while True:
-        begins = taken + 1
+        taken.clear()
         try:
             fields = next(reader)
         except StopIteration:
             return
-        except csv.Error as error:
-            yield begins, Flaw("quotes that do not fit", str(error))
+        except csv.Error:
+            for number, line in taken:
+                if line.strip():
+                    yield number, Flaw("quotes that do not fit", line.rstrip("\r\n"))
             continue
         if any(field.strip() for field in fields):
-            yield begins, _fields(fields)
+            yield taken[0][0], _fields(fields)
