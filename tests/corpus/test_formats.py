@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter
 
 from aqe.config.sources import CorpusConfig, QueriesConfig
 from aqe.config.splits import SharesConfig, SplitsConfig
+from aqe.corpus.anserini import fetched
 from aqe.corpus.passages import read_corpus
 from aqe.corpus.queries import count, read_queries
 from aqe.errors import InputError
@@ -252,6 +254,11 @@ def test_hugging_face(here: Path) -> None:
 def test_an_anserini_index(here: Path) -> None:
     config = configured("An Anserini index")
     assert CORPUS.validate_python(config["corpus"]).path == Path("indexes/mine")
+    # The driver fetches it, and must get no JVM of it.
+    before = "jnius" in sys.modules
+    with pytest.raises(InputError, match="Pyserini cannot get the index 'no-such-index': Unrecognized index name"):
+        fetched("no-such-index")
+    assert ("jnius" in sys.modules) == before
 
 
 def test_one_file_split_by_rule(here: Path) -> None:
