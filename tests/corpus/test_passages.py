@@ -195,6 +195,18 @@ def small_parts() -> Iterator[None]:
         yield
 
 
+def test_a_shard_of_long_passages_has_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passages, "SHARD_CHARACTERS", 100)
+    lines = [{"docid": str(i), "title": "T", "text": "x" * 29} for i in range(10)]
+    source = formats.passages(FileCorpus(format="jsonl", path=write_lines(tmp_path / "a.jsonl", *lines)))
+    passages.write_part(tmp_path / "out", 0, source.parts[0], source.names)
+    for part, column in (("data", "docid"), ("places", "place")):
+        files = sorted((tmp_path / "out" / part).glob("*.parquet"))
+        found = [pq.read_table(file)[column].to_pylist() for file in files]
+        assert list(map(len, found)) == [4, 4, 2]
+    assert [place.rpartition(":")[2] for of_shard in found for place in of_shard] == [str(i) for i in range(1, 11)]
+
+
 def test_a_part_holds_few_dead_letters_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passages, "SHARD_LETTERS", 10)
     lines = ["{broken" if i % 2 else {"docid": str(i), "text": "x"} for i in range(50)]

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Passages of a shard: the unit of work of a Ray task, small enough that two cores share a small corpus evenly.
 SHARD_ROWS = 50_000
+#: And so many characters at most, but for its last passage: what is one part may hold long documents alone.
+SHARD_CHARACTERS = 100_000_000
 #: Dead letters that a task holds before it writes them.
 SHARD_LETTERS = 10_000
 #: Raise it when the same files give other passages than before: their artifacts are named by it.
@@ -74,11 +76,13 @@ def _passages(parts: Sequence[Part], names: Names) -> Iterator[tuple[str, RawRow
 
 def _tables(rows: Iterator[RawRow]) -> Iterator[pa.Table]:
     batch: list[RawRow] = []
+    characters = 0
     for row in rows:
         batch.append(row)
-        if len(batch) == SHARD_ROWS:
+        characters += len(row["title"]) + len(row["text"])
+        if len(batch) == SHARD_ROWS or characters >= SHARD_CHARACTERS:
             yield records.table(batch, records.CORPUS)
-            batch = []
+            batch, characters = [], 0
     if batch:
         yield records.table(batch, records.CORPUS)
 
