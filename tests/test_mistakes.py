@@ -282,6 +282,21 @@ def test_an_error_of_a_ray_task_is_one_line(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "DataError: what is wrong\n"
 
 
+def test_a_cluster_that_does_not_answer_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at nowhere:6379")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere:6379")
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+        cli._connect()
+    assert ended.value.code == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("DependencyError: no Ray cluster answers") and "nowhere:6379" in line
+
+
 def test_debug_shows_where_and_our_own_faults_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with patch.dict(os.environ), pytest.raises(SystemExit), cli.quietly(debug=True):
         raise InputError("what is wrong")

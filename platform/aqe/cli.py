@@ -164,7 +164,10 @@ def _plan(config: PipelineConfig, model: "Checked | None") -> None:
 
 
 def _connect() -> None:
-    """Join the cluster that RAY_ADDRESS names (as inside `ray job submit`), or start Ray on this machine."""
+    """Join the cluster that RAY_ADDRESS names (as inside `ray job submit`), or start Ray on this machine.
+
+    DependencyError where no such cluster answers.
+    """
     import logging
 
     import ray
@@ -184,7 +187,13 @@ def _connect() -> None:
             "include_dashboard": True,
             "runtime_env": {"env_vars": variables},
         }
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise DependencyError(
+            f"no Ray cluster answers where RAY_ADDRESS says ({os.environ.get('RAY_ADDRESS')}): "
+            f"{str(error).rstrip('.')}. Start one, or unset RAY_ADDRESS and one is started on this machine."
+        ) from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
