@@ -152,6 +152,13 @@ def test_a_corpus_that_is_no_json_lines(here: Path, data: bytes, mention: str) -
     refused(check(), 3, "corpus.jsonl", mention)
 
 
+@pytest.mark.parametrize("key", ["corpus", "queries.dev", "queries.dev.qrels"])
+def test_a_file_without_rows(here: Path, key: str) -> None:
+    (here / "none.jsonl").write_text("\n")
+    given = "{format: jsonl, path: none.jsonl}" if key.endswith("qrels") else "none.jsonl"
+    refused(check(f"{key}{'' if key.endswith('qrels') else '.path'}={given}"), 3, f"{key}: ", "none.jsonl holds no row")
+
+
 def test_train_and_test_the_same_file(here: Path) -> None:
     refused(check("queries.test.path=train.jsonl"), 3, "queries.train and queries.test are the same queries", "split")
 

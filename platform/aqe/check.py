@@ -108,16 +108,26 @@ def _readable(config: PipelineConfig) -> None:
 
         check_packages()
     if not isinstance(config.corpus, AnseriniCorpus):
-        contract.probe(formats.passages(config.corpus), "corpus")
+        _columns("corpus", formats.passages(config.corpus), "corpus")
     for key, source in asked:
         judged = formats.qrels(source)
         if judged is not None:
-            contract.probe(judged, "qrels")
+            _columns(f"{key}.qrels", judged, "qrels")
         for origin in origins(source):
             read = formats.queries(source, origin if isinstance(origin, Path) else None)
-            there = contract.probe(read, "queries")
+            there = _columns(key, read, "queries")
             if judged is None and not there & {"answers", "positives"}:
                 raise DataError(f"{key}: {origin} does not say what is relevant. {contract.unjudged(read)}")
+
+
+def _columns(key: str, source: formats.Source, kind: str) -> set[str]:
+    """Which of our columns a source has. DataError where it has no row at all."""
+    there = contract.probe(source, kind)
+    if not there:
+        raise DataError(
+            f"{key}: {', '.join(map(str, source.paths)) or source.called} holds no row. Is it the right one?"
+        )
+    return there
 
 
 def _exist(key: str, source: Config) -> None:
