@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from aqe.config.sources import CorpusConfig, QueriesConfig
 from aqe.config.splits import SharesConfig, SplitsConfig
+from aqe.corpus import formats
 from aqe.corpus.anserini import fetched
 from aqe.corpus.passages import read_corpus
 from aqe.corpus.queries import count, read_queries
@@ -140,6 +141,12 @@ def test_beir(here: Path, zipped: bool) -> None:
     assert passages_of(corpus)[0] == TEA
     rows = queries_of(test)
     assert judged(rows) == {"q1": {"d2": 2}} and rows[0]["dataset"] == "scifact"
+    if not zipped:
+        # What is not read of it does not change what it is: no index is built anew for a further split.
+        before = formats.passages(CORPUS.validate_python(corpus)).identity
+        (here / "scifact" / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td1\t1\n")
+        assert formats.passages(CORPUS.validate_python(corpus)).identity == before
+        (here / "scifact" / "qrels" / "dev.tsv").unlink()
     with pytest.raises(InputError, match=r"qrels/train\.tsv" + ("" if zipped else ".*Its qrels are of test")):
         queries_of({**test, "split": "train"})
 
