@@ -40,7 +40,7 @@ MAY_KNOW = {
     "pools": "artifact dead_letters errors observe records run storage units",
     # The stages, in the order of the loop. `impacts` is the engine of exact gold ranks.
     "index": "artifact compiled config errors nodes observe run storage",
-    "corpus": "artifact config errors index nodes observe prompts records run",
+    "corpus": "artifact config dead_letters errors index nodes observe prompts records run storage",
     "impacts": "artifact compiled config errors index ranker",
     "sample": "artifact base_model compose config endings errors malloc nodes observe pools prompts reasoning records run storage units",
     "rank": "artifact compose config errors impacts index nodes observe pools ranker records run units",

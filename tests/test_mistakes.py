@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aqe import Expander, cli
-from aqe.errors import KINDS, AqeError, InputError
+from aqe.errors import KINDS, AqeError, DataError, InputError
 from tests.test_cli import called
 from tests.tools import tiny_model
 from tests.tools.small_project import ROOT, SMALL, write_project
@@ -82,6 +82,7 @@ def refused(done: tuple[int, str, str], code: int, *mentions: str) -> None:
         ("model.source=./cut_weights", ["cut_weights", "model.safetensors"]),
         ("model.source=./broken_header", ["broken_header", "model.safetensors"]),
         ("index.path=.", ["index.path", "is not a Lucene index"]),
+        ("corpus={format: anserini, path: .}", ["corpus.path", "is not a Lucene index"]),
         ("index.language=xx", ["index.language 'xx'", "en", "zh"]),
         ("index.language=th", ["index.language 'th'", "Thai"]),
         ("runs_dir=corpus.jsonl", ["runs_dir", "corpus.jsonl is a file"]),
@@ -151,6 +152,13 @@ def test_a_corpus_that_is_no_json_lines(here: Path, data: bytes, mention: str) -
     refused(check(), 3, "corpus.jsonl", mention)
 
 
+@pytest.mark.parametrize("key", ["corpus", "queries.dev", "queries.dev.qrels"])
+def test_a_file_without_rows(here: Path, key: str) -> None:
+    (here / "none.jsonl").write_text("\n")
+    given = "{format: jsonl, path: none.jsonl}" if key.endswith("qrels") else "none.jsonl"
+    refused(check(f"{key}{'' if key.endswith('qrels') else '.path'}={given}"), 3, f"{key}: ", "none.jsonl holds no row")
+
+
 def test_train_and_test_the_same_file(here: Path) -> None:
     refused(check("queries.test.path=train.jsonl"), 3, "queries.train and queries.test are the same queries", "split")
 
@@ -206,6 +214,18 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     assert code == 4 and "runs_dir: this run takes some" in error and "0.0 GB left" in error
 
 
+def test_a_run_that_is_resumed_needs_no_room_for_what_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = here / "runs" / "mine" / "samples-0123456789abcdef"
+    made.mkdir(parents=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    with (made / "data").open("wb") as sparse:
+        sparse.truncate(100)
+    refused(check("runs_dir=runs"), 4, "this run takes some", "of which 0.0 GB are there")
+    with (made / "data").open("wb") as sparse:
+        sparse.truncate(10**12)
+    assert check("runs_dir=runs")[0] == 0
+
+
 def test_a_job_runs_without_pythonpath() -> None:
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")}
     import subprocess
@@ -254,6 +274,34 @@ def test_every_kind_of_error_has_one_line_and_its_code(
             fail()
         assert ended.value.code == kind.exit_code
         assert capsys.readouterr().err == f"{kind.__name__}: what is wrong\n"
+
+
+def test_an_error_of_a_ray_task_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from ray.exceptions import RayTaskError
+
+    # As `ray.get` raises it: of the kind of its cause too.
+    text = "Traceback (most recent call last):\n  File x\naqe.errors.DataError: what is wrong"
+    error = RayTaskError("write_queries", text, DataError("what is wrong")).as_instanceof_cause()
+    assert isinstance(error, DataError)
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+        raise error
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "DataError: what is wrong\n"
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at nowhere:6379")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere:6379")
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+        cli._connect()
+    assert ended.value.code == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("DependencyError: no Ray cluster answers") and "nowhere:6379" in line
 
 
 def test_debug_shows_where_and_our_own_faults_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:

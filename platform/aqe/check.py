@@ -34,8 +34,10 @@ def check(config: PipelineConfig) -> Checked | None:
     _writable(config.run_dir)
     _readable(config)
     _language(config)
-    if config.index.path is not None and not list(config.index.path.glob("segments_*")):
-        raise InputError(f"index.path: {config.index.path} is not a Lucene index (it has no file segments_...)")
+    stored = config.corpus.path if isinstance(config.corpus, AnseriniCorpus) else None
+    for key, index in (("index.path", config.index.path), ("corpus.path", stored)):
+        if index is not None and not list(index.glob("segments_*")):
+            raise InputError(f"{key}: {index} is not a Lucene index (it has no file segments_...)")
     _fits(config)
     stages = "_".join(config.align.stages)
     if config.align.stages != AlignConfig().stages and config.models != (stages,):
@@ -106,16 +108,26 @@ def _readable(config: PipelineConfig) -> None:
 
         check_packages()
     if not isinstance(config.corpus, AnseriniCorpus):
-        contract.probe(formats.passages(config.corpus), "corpus")
+        _columns("corpus", formats.passages(config.corpus), "corpus")
     for key, source in asked:
         judged = formats.qrels(source)
         if judged is not None:
-            contract.probe(judged, "qrels")
+            _columns(f"{key}.qrels", judged, "qrels")
         for origin in origins(source):
             read = formats.queries(source, origin if isinstance(origin, Path) else None)
-            there = contract.probe(read, "queries")
+            there = _columns(key, read, "queries")
             if judged is None and not there & {"answers", "positives"}:
                 raise DataError(f"{key}: {origin} does not say what is relevant. {contract.unjudged(read)}")
+
+
+def _columns(key: str, source: formats.Source, kind: str) -> set[str]:
+    """Which of our columns a source has. DataError where it has no row at all."""
+    there = contract.probe(source, kind)
+    if not there:
+        raise DataError(
+            f"{key}: {', '.join(map(str, source.paths)) or source.called} holds no row. Is it the right one?"
+        )
+    return there
 
 
 def _exist(key: str, source: Config) -> None:

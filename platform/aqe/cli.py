@@ -101,9 +101,10 @@ def _ours(error: BaseException) -> tuple[type[AqeError], str] | None:
     one: BaseException | None = error
     while one is not None and one not in seen:
         seen.append(one)
-        if isinstance(one, AqeError):
-            return type(one), str(one)
         cause = getattr(one, "cause", None)
+        # What ray.get raises is of both kinds, and its text is the whole traceback.
+        if isinstance(one, AqeError) and not isinstance(cause, AqeError):
+            return type(one), str(one)
         one = cause if isinstance(cause, BaseException) else one.__cause__ or one.__context__
     for one in seen:
         for name, message in RAISED.findall(str(one)):
@@ -140,26 +141,33 @@ def checked(
 
 
 def _plan(config: PipelineConfig, model: "Checked | None") -> None:
-    """Say what a run takes. StorageError where the disk cannot hold the half of it: it is an estimate."""
-    from aqe.cost import cost
+    """Say what a run takes. StorageError where the disk cannot hold the half of it: it is an estimate.
+
+    What lies in the run's directory already is not written again by a run that is resumed.
+    """
+    from aqe.cost import bytes_below, cost
     from aqe.smollm2 import PARAMETERS
 
     plan = cost(config, PARAMETERS if model is None else model.parameters)
     for line in plan.lines():
         say(line)
     there = next(path for path in (config.run_dir, *config.run_dir.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if free < plan.disk / 2:
+    free, held = shutil.disk_usage(there).free, bytes_below(config.run_dir)
+    if free < plan.disk / 2 - held:
+        before = f", of which {held / 1e9:.1f} GB are there" if held else ""
         raise StorageError(
-            f"runs_dir: this run takes some {plan.disk / 1e9:.1f} GB, and {there} has {free / 1e9:.1f} GB left. Make "
-            "room, or name a directory on another disk."
+            f"runs_dir: this run takes some {plan.disk / 1e9:.1f} GB{before}, and {there} has {free / 1e9:.1f} GB "
+            "left. Make room, or name a directory on another disk."
         )
-    if free < plan.disk:
+    if free < plan.disk - held:
         say(f"warning: {there} has {free / 1e9:.1f} GB left, which may be too little")
 
 
 def _connect() -> None:
-    """Join the cluster that RAY_ADDRESS names (as inside `ray job submit`), or start Ray on this machine."""
+    """Join the cluster that RAY_ADDRESS names (as inside `ray job submit`), or start Ray on this machine.
+
+    DependencyError where no such cluster answers.
+    """
     import logging
 
     import ray
@@ -179,7 +187,13 @@ def _connect() -> None:
             "include_dashboard": True,
             "runtime_env": {"env_vars": variables},
         }
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise DependencyError(
+            f"no Ray cluster answers where RAY_ADDRESS says ({os.environ.get('RAY_ADDRESS')}): "
+            f"{str(error).rstrip('.')}. Start one, or unset RAY_ADDRESS and one is started on this machine."
+        ) from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 

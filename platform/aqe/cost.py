@@ -4,9 +4,12 @@ Counts are upper bounds: every query has a relevant passage, every candidate and
 every synthetic query is kept.
 """
 
+import contextlib
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
 from aqe.config.sources import SPLITS, FileCorpus, LaidOutCorpus, Split
@@ -137,6 +140,17 @@ def cost(config: PipelineConfig, parameters: int | None) -> Cost:
     disk = _text_bytes(config) * (STORED + STORED_FOR_RM3 * ("bm25_rm3" in evaluate.systems))
     disk += drawn * CANDIDATE_BYTES + queries["test"] * systems * HITS_BYTES + models
     return Cost(queries, drawn, asked, generated, steps, operations, parameters, int(disk))
+
+
+def bytes_below(directory: Path) -> int:
+    """Bytes of the files below a directory, but for what links lead to; 0 where it is not there."""
+    total = 0
+    for there, _, files in os.walk(directory):
+        for name in files:
+            # A process that works there may just have taken it away.
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(there, name)).st_size
+    return total
 
 
 def _text_bytes(config: PipelineConfig) -> float:

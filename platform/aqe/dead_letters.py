@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from aqe.artifact import read_parquet
+import pyarrow.dataset as pads
+
+from aqe.artifact import parquet_files
 
 #: Reasons that are told apart in a list; the others are added up.
 LISTED = 20
@@ -29,7 +31,10 @@ def failed_units(artifact: Path) -> list[str]:
 
 def reasons_of(letters: Path) -> Counter[str]:
     """How many rows there are for each reason."""
-    return Counter(read_parquet(letters)["reason"].to_pylist())
+    # The rows themselves may be more than memory holds.
+    files = [str(file) for file in parquet_files(letters)]
+    reasons = pads.dataset(files, format="parquet").to_table(columns=["reason"])["reason"]
+    return Counter({one["values"]: one["counts"] for one in reasons.value_counts().to_pylist()})
 
 
 def listed(reasons: Counter[str]) -> dict[str, int]:

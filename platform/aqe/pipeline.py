@@ -64,12 +64,12 @@ class Pipeline:
 
     @cached_property
     def index(self) -> Artifact:
-        return lucene_index(self.run, self.config.index, corpus=self.corpus)
+        return lucene_index(self.run, self.config.given_index, corpus=self.corpus)
 
     @cached_property
     def vectors(self) -> Artifact:
         """The same with each passage's terms, for RM3."""
-        return vector_index(self.run, self.config.index, corpus=self.corpus)
+        return vector_index(self.run, self.config.given_index, corpus=self.corpus)
 
     @cached_property
     def impacts(self) -> Artifact:

@@ -173,6 +173,7 @@ class _Actor:
 
     def _keep(self, unit: Unit, rows: Sequence[Row], result: Result, busy: float, read: float) -> dict[str, Any]:
         """Write what became of a unit, which took so many seconds, some of them to read its rows."""
+        metrics.level(metrics.BUSY, 0, stage=self._stage)
         if (counts := self._found(unit)) is not None:
             # Meanwhile made by a worker of a cluster whose head is gone.
             return counts
@@ -181,7 +182,6 @@ class _Actor:
             {"stage": self._stage, "place": row.get("qid"), "reason": why, "row": json.dumps(row, default=str)}
             for row, why in result.dead
         ]
-        metrics.level(metrics.BUSY, 0, stage=self._stage)
         metrics.count(metrics.ROWS, len(rows), stage=self._stage)
         letters = self._out / "dead_letters" / f"{unit.name}.parquet"
         letters.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """docs/formats.md as it stands: its files and its YAML are read, and give what the page says."""
 
+import gzip
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,10 @@ from pydantic import TypeAdapter
 
 from aqe.config.sources import CorpusConfig, QueriesConfig
 from aqe.config.splits import SharesConfig, SplitsConfig
+from aqe.corpus import formats
+from aqe.corpus.anserini import fetched
 from aqe.corpus.passages import read_corpus
-from aqe.corpus.queries import read_queries
+from aqe.corpus.queries import count, read_queries
 from aqe.errors import InputError
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
@@ -137,6 +141,12 @@ def test_beir(here: Path, zipped: bool) -> None:
     assert passages_of(corpus)[0] == TEA
     rows = queries_of(test)
     assert judged(rows) == {"q1": {"d2": 2}} and rows[0]["dataset"] == "scifact"
+    if not zipped:
+        # What is not read of it does not change what it is: no index is built anew for a further split.
+        before = formats.passages(CORPUS.validate_python(corpus)).identity
+        (here / "scifact" / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td1\t1\n")
+        assert formats.passages(CORPUS.validate_python(corpus)).identity == before
+        (here / "scifact" / "qrels" / "dev.tsv").unlink()
     with pytest.raises(InputError, match=r"qrels/train\.tsv" + ("" if zipped else ".*Its qrels are of test")):
         queries_of({**test, "split": "train"})
 
@@ -181,6 +191,12 @@ def test_trec(here: Path) -> None:
     ):
         (here / "topics.txt").write_text(text)
         assert [(row["qid"], row["text"]) for row in queries_of(test)] == [("301", "river & mill")], text
+    # No line ends there but for Python.
+    (here / "topics.txt").write_text("301:river\u2028mill\n")
+    assert queries_of(test)[0]["text"] == "river\u2028mill"
+    (here / "topics.txt.gz").write_bytes(gzip.compress(b"<top><num>301<title>river</top>")[:-9])
+    with pytest.raises(InputError, match=r"topics\.txt\.gz cannot be read as trec"):
+        queries_of({**test, "path": "topics.txt.gz"})
     (here / "topics.txt").write_text("nothing")
     with pytest.raises(InputError, match=r"holds no topic|can be read"):
         queries_of(test)
@@ -228,15 +244,28 @@ def test_hugging_face(here: Path) -> None:
         ("d2", "", "beans"),
     ]
     saved = {"format": "huggingface", "id": str(here / "queries"), "split": "test", "columns": {"answers": "a.text"}}
+    assert count(QUERIES.validate_python(saved)) == 1
     (row,) = queries_of({**saved, "qrels": {"format": "huggingface", "id": str(here / "qrels")}})
     assert judged([row]) == {"q1": {"d2": 2}} and row["answers"] == ["x"]
     with pytest.raises(InputError, match="has the splits test, not 'train'"):
         queries_of({**saved, "split": "train"})
+    (here / "script").mkdir()
+    (here / "script" / "script.py").write_text("")
+    (here / "broken").mkdir()
+    (here / "broken" / "train.jsonl").write_text('{"_id": 1}\n{not json\n')
+    for name in ("script", "broken"):
+        with pytest.raises(InputError, match=f"{name}' .split 'train'. cannot be had"):
+            passages_of({"format": "huggingface", "id": str(here / name)})
 
 
 def test_an_anserini_index(here: Path) -> None:
     config = configured("An Anserini index")
     assert CORPUS.validate_python(config["corpus"]).path == Path("indexes/mine")
+    # The driver fetches it, and must get no JVM of it.
+    before = "jnius" in sys.modules
+    with pytest.raises(InputError, match="Pyserini cannot get the index 'no-such-index': Unrecognized index name"):
+        fetched("no-such-index")
+    assert ("jnius" in sys.modules) == before
 
 
 def test_one_file_split_by_rule(here: Path) -> None:

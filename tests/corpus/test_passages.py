@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aqe import records
 from aqe.artifact import read_parquet
 from aqe.config.sources import FileCorpus
-from aqe.corpus import passages, rows
+from aqe.corpus import formats, passages, rows
 from aqe.corpus.columns import PASSAGES, Names, as_text, as_texts
 from aqe.corpus.contract import counted
 from aqe.corpus.passages import read_corpus, write_corpus
@@ -193,6 +193,31 @@ def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PART_BYTES", 400)
         yield
+
+
+def test_a_shard_of_long_passages_has_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passages, "SHARD_CHARACTERS", 100)
+    lines = [{"docid": str(i), "title": "T", "text": "x" * 29} for i in range(10)]
+    source = formats.passages(FileCorpus(format="jsonl", path=write_lines(tmp_path / "a.jsonl", *lines)))
+    passages.write_part(tmp_path / "out", 0, source.parts[0], source.names)
+    for part, column in (("data", "docid"), ("places", "place")):
+        files = sorted((tmp_path / "out" / part).glob("*.parquet"))
+        found = [pq.read_table(file)[column].to_pylist() for file in files]
+        assert list(map(len, found)) == [4, 4, 2]
+    assert [place.rpartition(":")[2] for of_shard in found for place in of_shard] == [str(i) for i in range(1, 11)]
+
+
+def test_a_part_holds_few_dead_letters_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passages, "SHARD_LETTERS", 10)
+    lines = ["{broken" if i % 2 else {"docid": str(i), "text": "x"} for i in range(50)]
+    source = formats.passages(FileCorpus(format="jsonl", path=write_lines(tmp_path / "a.jsonl", *lines)))
+    passages.write_part(tmp_path / "out", 0, source.parts[0], source.names)
+    files = sorted((tmp_path / "out" / "set_aside").glob("*.parquet"))
+    assert [pq.read_metadata(file).num_rows for file in files] == [10, 10, 5]
+    assert passages._gather_letters(tmp_path / "out") == {"not JSON": 25}
+    gathered = pq.read_table(tmp_path / "out" / "dead_letters.parquet")
+    assert gathered.schema.equals(records.DEAD_LETTERS)
+    assert reasons(gathered.to_pylist()) == [(line, "not JSON") for line in range(2, 51, 2)]
 
 
 def test_written_in_parallel_it_is_the_same_corpus(ray_cluster: None, tmp_path: Path, small_parts: None) -> None:

@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aqe import records
-from aqe.config.sources import FileQueries
+from aqe.config.sources import BeirQueries, FileQueries, LaidOutQueries
 from aqe.config.splits import SharesConfig, SplitsConfig
 from aqe.corpus import split as splitting
+from aqe.corpus import stage
 from aqe.corpus.queries import count, read_queries, write_queries
-from aqe.errors import InputError
+from aqe.errors import DeadLetterError, InputError
+from aqe.nodes import Nodes
+from aqe.run import Run
 from tests.corpus.test_passages import write_lines
 
 
@@ -48,6 +51,13 @@ def test_queries_without_optional_columns_and_with_wrong_lists(tmp_path: Path) -
     rows = [(row["qid"], row["answers"], row["positives"], row["relevance"]) for row in queries.to_pylist()]
     assert rows == [("1", [], ["d"], [1]), ("2", [], [], []), ("3", ["one answer"], [], [])]
     assert dead["reason"].to_pylist() == ["a value that is no text: dict is no text"]
+
+
+def test_an_empty_field_of_csv_names_no_passage(tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text('qid,text,answers,positives\n1,a,"[""leaves"", """"]",\n2,b,,d2\n')
+    queries, _ = read_queries(FileQueries(format="csv", path=file, order="file"))
+    assert [(row["answers"], row["positives"]) for row in queries.to_pylist()] == [(["leaves"], []), ([], ["d2"])]
 
 
 def test_datasets_are_dealt_out_in_turn_and_a_question_belongs_to_the_first(tmp_path: Path) -> None:
@@ -99,7 +109,7 @@ def test_write_queries_keeps_splits_apart(tmp_path: Path) -> None:
     stats = write_queries(tmp_path / "out", config)
     left = {name: pq.read_table(tmp_path / "out" / f"{name}.parquet")["qid"].to_pylist() for name in splits}
     assert {name: sorted(qids) for name, qids in left.items()} == {"train": ["c"], "dev": ["d1"], "test": ["t1", "t2"]}
-    assert stats == {"train": 1, "dev": 1, "test": 2, "shared": 4, "dead": 4}
+    assert stats == {"train": 1, "dev": 1, "test": 2, "shared": 4, "dead": 4, "judgements": 0}
     letters = pq.read_table(tmp_path / "out" / "dead_letters.parquet").to_pylist()
     assert sorted((one["stage"], one["place"], one["reason"]) for one in letters) == [
         ("queries.dev", "t2", "stands in test too"),
@@ -151,6 +161,40 @@ def test_what_is_left_out_needs_no_ids_and_files_of_one_name_are_told_apart(tmp_
     assert write_queries(tmp_path / "out", splits)["shared"] == 1
 
 
+def test_a_file_may_be_named_for_each_part_of_it_that_is_taken(tmp_path: Path) -> None:
+    write_lines(tmp_path / "queries.jsonl", *({"_id": f"q{i}", "text": f"text {i}"} for i in range(6)))
+    (tmp_path / "qrels").mkdir()
+    for split, numbers in {"train": (0, 1, 2), "dev": (2, 3)}.items():
+        lines = "".join(f"q{i}\td{i}\t1\n" for i in numbers)
+        (tmp_path / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{lines}")
+    beir = [BeirQueries(format="beir", path=tmp_path, split=split, order="file") for split in ("train", "dev")]
+    queries, dead = read_queries(*beir)
+    assert sorted(queries["qid"].to_pylist()) == ["q0", "q1", "q2", "q3"]
+    (letter,) = dead.to_pylist()
+    assert letter["reason"] == "duplicate qid" and letter["place"].endswith("queries.jsonl:3")
+
+    file = FileQueries(format="jsonl", path=tmp_path / "queries.jsonl")
+    halves = [file.model_copy(update={"limit": 2}), file.model_copy(update={"skip": 2})]
+    queries, dead = read_queries(*halves)
+    assert queries.num_rows == 6 and dead.num_rows == 0
+
+
+def test_questions_without_ids_have_their_own_in_every_split(tmp_path: Path) -> None:
+    for folder in ("train", "dev", "test", "more"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "nq.csv").write_text("".join(f"{folder} question {i}\t['x']\n" for i in range(3)))
+
+    def of(*folders: str) -> LaidOutQueries:
+        return LaidOutQueries(format="dpr", path=tuple(tmp_path / folder / "nq.csv" for folder in folders))
+
+    splits = SplitsConfig(train=of("train", "more"), dev=of("dev"), test=of("test"))
+    stats = write_queries(tmp_path / "out", splits)
+    assert stats == {"train": 6, "dev": 3, "test": 3, "shared": 0, "dead": 0, "judgements": 0}
+    test = pq.read_table(tmp_path / "out" / "test.parquet")
+    assert sorted(test["qid"].to_pylist()) == ["test/nq-0", "test/nq-1", "test/nq-2"]
+    assert set(test["dataset"].to_pylist()) == {"nq"}
+
+
 def test_train_and_test_the_same_file_is_refused(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "q.jsonl", *({"qid": str(i), "text": f"question {i}"} for i in range(5)))
     dev = write_lines(tmp_path / "dev.jsonl", {"qid": "d", "text": "dev"})
@@ -180,6 +224,52 @@ def test_judgements_of_their_own(tmp_path: Path) -> None:
         ("queries.test.qrels", "5", "a relevance that is no whole number"),
         ("queries.test.qrels", "7", "not `qid 0 docid relevance`"),
     ]
+
+
+def test_judgements_of_their_own_decide_alone(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "q.jsonl", *({"qid": q, "text": q, "answers": ["x"]} for q in "ab"))
+    (tmp_path / "qrels.txt").write_text("a 0 d1 1\n")
+    source = {"format": "jsonl", "path": file, "order": "file"}
+    qrels = {"format": "trec", "path": tmp_path / "qrels.txt"}
+    queries, _ = read_queries(FileQueries.model_validate({**source, "qrels": qrels}))
+    assert [(row["positives"], row["answers"]) for row in queries.to_pylist()] == [(["d1"], ["x"]), ([], [])]
+    queries, _ = read_queries(FileQueries.model_validate(source))
+    assert queries["answers"].to_pylist() == [["x"], ["x"]]
+
+
+def test_judgements_that_no_file_of_ours_can_hold_are_set_aside(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "q.jsonl", {"qid": "q", "text": "t"})
+    lines = [{"docid": "a", "relevance": 10**12}, {"docid": "\ud800", "relevance": 1}, {"docid": "b", "relevance": 1}]
+    write_lines(tmp_path / "qrels.jsonl", *({"qid": "q", **line} for line in lines))
+    qrels = {"format": "jsonl", "path": tmp_path / "qrels.jsonl"}
+    queries, dead = read_queries(FileQueries.model_validate({"format": "jsonl", "path": file, "qrels": qrels}))
+    assert queries["positives"].to_pylist() == [["b"]]
+    assert dead["reason"].to_pylist() == [
+        "a relevance that is no whole number",
+        "half a surrogate pair, which is not Unicode",
+    ]
+
+
+def test_dead_judgements_are_a_share_of_judgements(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        write_lines(tmp_path / f"{split}.jsonl", *({"qid": f"{split}{i}", "text": f"{split} {i}"} for i in range(5)))
+    judged = [f"test{i % 5} 0 d{i} 1\n" for i in range(300)]
+    (tmp_path / "qrels.txt").write_text("".join([*judged, "test0 0 d0 1\n"]))
+    source = {split: {"format": "jsonl", "path": tmp_path / f"{split}.jsonl"} for split in ("train", "dev", "test")}
+    source["test"]["qrels"] = {"format": "trec", "path": tmp_path / "qrels.txt"}
+    run = Run(tmp_path / "runs", lambda line: None, nodes=lambda kind: Nodes((1,), 0, {}, False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "on_node", lambda nodes, function, *args: function(*args))
+        made = stage.ingest_queries(run, SplitsConfig.model_validate(source))
+        assert (made.stats["dead"], made.stats["judgements"]) == (1, 300)
+        (tmp_path / "qrels.txt").write_text("".join([*judged, *(["test0 d0 1\n"] * 9)]))
+        with pytest.raises(DeadLetterError, match=r"queries\.qrels: 9 of 309 rows"):
+            stage.ingest_queries(run, SplitsConfig.model_validate(source))
+        # Good judgements are no good queries.
+        (tmp_path / "qrels.txt").write_text("".join(judged))
+        write_lines(tmp_path / "dev.jsonl", {"qid": "d", "text": "t"}, "{broken")
+        with pytest.raises(DeadLetterError, match=r"queries: 1 of 12 rows"):
+            stage.ingest_queries(run, SplitsConfig.model_validate(source))
 
 
 def test_a_count_reads_no_more_than_it_must(tmp_path: Path) -> None:

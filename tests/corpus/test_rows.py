@@ -1,6 +1,7 @@
 """Rows of files: any line end, any cut into parts, compressed or not; what is no row is a flaw with its line."""
 
 import bz2
+import csv
 import gzip
 import json
 import zipfile
@@ -51,7 +52,26 @@ def test_any_cut_gives_the_same_lines_with_the_same_numbers(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PART_BYTES", size)
         patch.setattr(rows, "BLOCK", block)
-        assert of(file, "jsonl") == wanted
+        found = parts(file, "jsonl")
+        assert read(found) == wanted
+        assert read(rows.numbered(found * 2)) == wanted * 2
+
+
+def test_a_file_of_many_parts_is_read_once_to_number_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "PART_BYTES", 100)
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' * 200)
+    found = rows.numbered(parts(tmp_path / "a.jsonl", "jsonl"))
+    assert len(found) == 18
+    counted: list[tuple[int, int]] = []
+
+    def ends(stream: Any, start: int, stop: int) -> int:
+        counted.append((start, stop))
+        return 0
+
+    monkeypatch.setattr(rows, "_ends", ends)
+    assert [number for number, _ in read(found)] == list(range(1, 201)) and not counted
+    rows.numbered(parts(tmp_path / "a.jsonl", "jsonl"))
+    assert sum(stop - start for start, stop in counted) < 1_800
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.zst"])
@@ -80,6 +100,23 @@ def test_csv_with_quotes_breaks_and_a_header(tmp_path: Path) -> None:
         (8, "not UTF-8"),
         (9, {"id": "5", "text": "five"}),
     ]
+
+
+def test_what_a_quote_takes_in_that_nobody_closes_is_set_aside_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('id,text\n1,"open\n2,two\n\n3,three\n4,"four"\n5,five\n6,"open\n7,seven\n')
+    flaw = "quotes that do not fit"
+    five = (7, {"id": "5", "text": "five"})
+    assert of(file, "csv") == [(2, flaw), (3, flaw), (5, flaw), (6, flaw), five, (8, flaw), (9, flaw)]
+    (part,) = parts(file, "csv")
+    assert next(part.rows(EVERYTHING)) == (f"{file}:2", Flaw(flaw, '1,"open'))
+    limit = csv.field_size_limit(100)
+    try:
+        file.write_text('id,text\n1,"open\n' + "2,two\n" * 100)
+        found = [row for _, row in of(file, "csv")]
+    finally:
+        csv.field_size_limit(limit)
+    assert 0 < found.count(flaw) < 30 and found.count(flaw) + found.count({"id": "2", "text": "two"}) == 101
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -111,6 +148,16 @@ def test_parquet_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert of(tmp_path / "none.parquet", "parquet") == []
 
 
+def test_bytes_that_are_no_text_in_a_column_of_text(tmp_path: Path) -> None:
+    binary = pa.array([b"one", b"\xff", b"three"])
+    text = pa.Array.from_buffers(pa.string(), 3, binary.buffers())
+    pq.write_table(pa.table({"docid": ["1", "2", "3"], "text": text}), tmp_path / "a.parquet")
+    (part,) = parts(tmp_path / "a.parquet", "parquet")
+    assert read([part]) == [(1, {"docid": "1", "text": "one"}), (2, "not UTF-8"), (3, {"docid": "3", "text": "three"})]
+    assert list(part.rows(EVERYTHING))[1][1] == Flaw("not UTF-8", {"docid": "2", "text": "bytes that are no text"})
+    assert len(list(part.rows(("docid",)))) == 3
+
+
 def test_a_member_of_a_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("set/corpus.jsonl", '{"a": 1}\n{"a": 2}\n')
@@ -139,6 +186,7 @@ def test_what_is_no_such_file_is_said_at_once(tmp_path: Path, data: bytes, messa
     [
         ("cut.jsonl.gz", gzip.compress(b'{"docid": "a", "text": "x"}\n' * 9)[:-9], "jsonl"),
         ("no.jsonl.gz", b"text", "jsonl"),
+        ("bad.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 40, "jsonl"),
         ("no.jsonl.zst", b"text", "jsonl"),
         ("a.parquet", b"PAR1 no", "parquet"),
     ],

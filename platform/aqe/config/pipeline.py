@@ -15,7 +15,7 @@ from aqe.config.data import IndexConfig, ModelConfig, is_path
 from aqe.config.evaluate import EvaluateConfig
 from aqe.config.rank import PreferConfig, RankConfig
 from aqe.config.sample import EngineConfig, PromptConfig, SampleConfig
-from aqe.config.sources import SPLITS, CorpusConfig, FromHub, SyntheticQueries
+from aqe.config.sources import SPLITS, AnseriniCorpus, CorpusConfig, FromHub, SyntheticQueries
 from aqe.config.splits import SplitsConfig
 from aqe.errors import ConfigError
 
@@ -128,6 +128,13 @@ class PipelineConfig(Config):
     @property
     def run_dir(self) -> Path:
         return self.runs_dir / self.name
+
+    @property
+    def given_index(self) -> IndexConfig:
+        """`index`, with the path of the corpus' own where that is read from one: its artifact says where that lay."""
+        if self.index.path is None and isinstance(self.corpus, AnseriniCorpus):
+            return self.index.model_copy(update={"path": self.corpus.path})
+        return self.index
 
     @property
     def sample_prompt(self) -> str | PromptConfig:

@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Container, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +54,15 @@ def _row(docid: str, raw: str | None, contents: str | None) -> RawRow:
     return {**{name: row[name] for name in ("title", "text", "contents") if name in row}, "docid": docid}
 
 
+@cache
 def fetched(name: str) -> Path:
     """The directory of an index that Pyserini knows by name, fetched where it is not there yet. InputError if not."""
+    # Pyserini asks Java for the names. A JVM stays with its process, and Ray and a JVM bear each other badly in one.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        return apart.submit(_fetch, name).result()
+
+
+def _fetch(name: str) -> Path:
     jvm.start(HEAP)
     from pyserini.util import download_prebuilt_index
 

@@ -96,14 +96,14 @@ def as_text(value: Any) -> str | None:
 
 
 def as_texts(value: Any) -> list[str]:
-    """A list of values, or a single one, as texts; nothing is no text. TypeError as `as_text`.
+    """A list of values, or a single one, as texts; nothing is no text, nor are blanks alone. TypeError as `as_text`.
 
     A text that is a list in JSON or Python, as a CSV file holds one, is that list.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _list(value)
     values = value if isinstance(value, list | tuple) else [value]
-    return [text for one in values if (text := as_text(one)) is not None]
+    return [text for one in values if (text := as_text(one)) is not None and text.strip()]
 
 
 def _list(text: str) -> Any:

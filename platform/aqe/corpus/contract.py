@@ -19,7 +19,11 @@ MOST_OF_A_ROW = 2_000
 #: Rows that are looked at to tell whether a source has the columns that it must have.
 LOOKED_AT = 100
 
+#: What records.QRELS holds, and no grade of relevance comes near.
+LARGEST_GRADE = 2**31 - 1
+
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape half a character; no UTF-8 can hold it
+_HALF = "half a surrogate pair, which is not Unicode"
 #: What Java trims off a text: Anserini leaves out a passage that has nothing else.
 _JAVA_BLANK = "".join(map(chr, range(0x21)))
 
@@ -43,7 +47,7 @@ def passage(row: RawRow, names: Names) -> RawRow | Flaw:
     if not title.strip(_JAVA_BLANK) and not text.strip(_JAVA_BLANK):
         return Flaw("neither title nor text", row)
     if any(map(_SURROGATE.search, (docid, title, text))):
-        return Flaw("half a surrogate pair, which is not Unicode", row)
+        return Flaw(_HALF, row)
     return {"docid": docid, "title": title, "text": text}
 
 
@@ -61,7 +65,7 @@ def query(row: RawRow, names: Names) -> RawRow | Flaw:
     if not text.strip():
         return Flaw("no text", row)
     if any(map(_SURROGATE.search, (qid, text, *lists["answers"], *lists["positives"]))):
-        return Flaw("half a surrogate pair, which is not Unicode", row)
+        return Flaw(_HALF, row)
     return {"qid": qid, "text": text, **lists}
 
 
@@ -71,9 +75,11 @@ def judgement(row: RawRow, names: Names) -> RawRow | Flaw:
     ids = {name: _id(found.get(name), name) for name in ("qid", "docid")}
     if bad := next((one for one in ids.values() if isinstance(one, Flaw)), None):
         return Flaw(bad.reason, row)
+    if any(map(_SURROGATE.search, map(str, ids.values()))):
+        return Flaw(_HALF, row)
     try:
         relevance = float(as_text(found.get("relevance")) or "")
-        if relevance != int(relevance):
+        if relevance != int(relevance) or abs(relevance) > LARGEST_GRADE:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         return Flaw("a relevance that is no whole number", row)

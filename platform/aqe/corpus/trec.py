@@ -1,6 +1,7 @@
 """TREC's files: topics in the usual forms, and judgements."""
 
 import html
+import io
 import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ class Topics:
 
     def rows(self, wanted: Container[str]) -> Iterator[tuple[str, RawRow | Flaw]]:
         """(place, row). DataError where there is no topic at all."""
+        part = Part(self.file, "tsv")
         try:
-            with Part(self.file, "tsv").open() as stream:
+            with part.told("trec"), part.open() as stream:
                 text = stream.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{self.file} is not UTF-8 ({error}). Write it as UTF-8.") from None
@@ -55,8 +57,8 @@ class Topics:
                 yield line, {"qid": qid, "text": " ".join(html.unescape(said).split())}
 
     def _lines(self, text: str) -> Iterator[tuple[int, RawRow | Flaw]]:
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
+        for number, line in enumerate(map(str.strip, io.StringIO(text, newline=None)), 1):
+            if line:
                 parted = _LINE.match(line)
                 yield number, {"qid": parted[1], "text": parted[2]} if parted else Flaw("not `number:text`", line)
 

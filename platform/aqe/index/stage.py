@@ -1,5 +1,7 @@
 """The stages that index: corpus -> Lucene index -> impact index."""
 
+import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,7 @@ def _index(run: Run, stage: str, config: IndexConfig, vectors: bool, corpus: Art
             _same_corpus(run, config, given, corpus)
             if vectors:
                 on_node(run.nodes("cpu"), check_vectors, given, config.jvm_heap, env=jvm.ray_env())
-            link = out / "lucene"
-            link.unlink(missing_ok=True)
-            link.symlink_to(given)
+            _lead(out, given)
             return {"passages": corpus.stats["passages"]}
         # A worker process of its own, with the environment that a JVM needs inside Ray.
         stats: dict[str, Any] = on_node(
@@ -49,13 +49,26 @@ def _index(run: Run, stage: str, config: IndexConfig, vectors: bool, corpus: Art
         )
         return stats
 
-    return run.make(
+    made = run.make(
         stage,
         config=config.model_dump(include={"language"}),
         inputs={"corpus": corpus, **({} if given is None else {"given": _identity(given)})},
         packages=("pyserini",),
         build=build,
     )
+    if given is not None:
+        # It may have been moved since.
+        _lead(made.path, given)
+    return made
+
+
+def _lead(out: Path, index: Path) -> None:
+    """Have out/lucene lead to an index that is there already."""
+    link = out / "lucene"
+    if not link.is_symlink() or link.readlink() != index:
+        part = out / f".lucene.{uuid.uuid4().hex}.part"
+        part.symlink_to(index)
+        os.replace(part, link)
 
 
 def _same_corpus(run: Run, config: IndexConfig, index: Path, corpus: Artifact) -> None:
