@@ -105,7 +105,8 @@ def _ours(error: BaseException) -> tuple[type[AqeError], str] | None:
         # What ray.get raises is of both kinds, and its text is the whole traceback.
         if isinstance(one, AqeError) and not isinstance(cause, AqeError):
             return type(one), str(one)
-        one = cause if isinstance(cause, BaseException) else one.__cause__ or one.__context__
+        context = None if one.__suppress_context__ else one.__context__
+        one = cause if isinstance(cause, BaseException) else one.__cause__ or context
     for one in seen:
         for name, message in RAISED.findall(str(one)):
             if name in KINDS:
