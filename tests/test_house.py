@@ -26,6 +26,7 @@ MAY_KNOW = {
     "malloc": "",
     # Files, metrics, nodes, models.
     "observe": "config",
+    "sizes": "",
     "storage": "errors observe",
     "checksums": "observe storage",
     "artifact": "checksums errors storage",
@@ -58,7 +59,8 @@ MAY_KNOW = {
     "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic",
     "cost": "config corpus synthetic",
     "mend": "artifact checksums dead_letters errors observe storage",
-    "cli": "__init__ base_model check comparison config cost errors mend observe pipeline smollm2",
+    "runs": "artifact errors mend sizes",
+    "cli": "__init__ base_model check comparison config cost errors mend observe pipeline runs smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

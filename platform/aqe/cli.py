@@ -359,6 +359,18 @@ def retry(run_directory: RunDirectory) -> None:
 
 
 @app.command()
+def runs(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where runs lie, or one run.")] = Path("runs"),
+) -> None:
+    """List the runs below a directory: stages, size on disk, age, and the report if there is one."""
+    with quietly():
+        from aqe.runs import lines
+
+        for line in lines(directory):
+            say(line)
+
+
+@app.command()
 def presets() -> None:
     """The configurations that come with the package."""
     for path in sorted(PRESETS.glob("*.yaml")):

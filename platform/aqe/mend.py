@@ -15,9 +15,14 @@ from aqe.observe.progress import Say
 from aqe.storage import withdraw
 
 
+def artifacts(root: Path) -> list[Path]:
+    """Directories of a run's artifacts, unfinished ones too, by name."""
+    return sorted(path for path in root.glob("*-*") if NAME.fullmatch(path.name) and not path.is_symlink())
+
+
 def members(root: Path) -> list[Path]:
-    """Directories of a run's artifacts, unfinished ones too, by name. InputError where there is none."""
-    found = sorted(path for path in root.glob("*-*") if NAME.fullmatch(path.name) and not path.is_symlink())
+    """The same. InputError where there is none."""
+    found = artifacts(root)
     if not found:
         raise InputError(f"{root} holds no artifact. Name the directory of a run, such as runs/demo.")
     return found
