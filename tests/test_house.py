@@ -31,6 +31,8 @@ MAY_KNOW = {
     "checksums": "observe storage",
     "artifact": "checksums errors storage",
     "dead_letters": "artifact",
+    "mend": "artifact checksums dead_letters errors observe storage",
+    "runs": "artifact errors mend sizes",
     "compiled": "artifact storage",
     "nodes": "errors",
     "smollm2": "errors",
@@ -48,7 +50,7 @@ MAY_KNOW = {
     "prefer": "artifact base_model compose config endings errors nodes prompts records run storage units",
     "align": "artifact base_model config dead_letters errors malloc nodes observe records run storage",
     "evaluate": "align artifact base_model compose config corpus errors nodes prefer rank ranker records run storage units",
-    "report": "align artifact compose config dead_letters evaluate observe prompts run storage",
+    "report": "align artifact compose config dead_letters errors evaluate observe prompts run runs storage",
     # What uses an aligned model.
     "expand": "artifact base_model compose config errors prompts reasoning sample",
     "pyterrier": "errors expand",
@@ -58,9 +60,7 @@ MAY_KNOW = {
     "comparison": "artifact config evaluate pipeline prompts rank report",
     "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic",
     "cost": "config corpus synthetic",
-    "mend": "artifact checksums dead_letters errors observe storage",
-    "runs": "artifact errors mend sizes",
-    "cli": "__init__ base_model check comparison config cost errors mend observe pipeline runs smollm2",
+    "cli": "__init__ base_model check comparison config cost errors mend observe pipeline report runs smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

@@ -371,6 +371,26 @@ def runs(
 
 
 @app.command()
+def report(
+    run_directory: RunDirectory,
+    serve: Annotated[bool, typer.Option("--serve", help="Show the page in a browser of this machine.")] = False,
+    port: Annotated[int, typer.Option("--port", help="Where --serve listens; 0 takes a free port.")] = 8080,
+) -> None:
+    """Print the summary of a run's newest report again, and where its page is."""
+    with quietly():
+        from aqe.report.closing import closing, find
+        from aqe.report.serving import HOST, server
+
+        newest = find(run_directory)
+        say(closing(run_directory, newest))
+        if serve:
+            with server(newest.path, port) as pages:
+                say(f"http://{HOST}:{pages.server_port}/ shows the page until you press Ctrl-C")
+                with contextlib.suppress(KeyboardInterrupt):
+                    pages.serve_forever()
+
+
+@app.command()
 def presets() -> None:
     """The configurations that come with the package."""
     for path in sorted(PRESETS.glob("*.yaml")):

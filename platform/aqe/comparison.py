@@ -25,7 +25,8 @@ from aqe.evaluate.tune import Tuned
 from aqe.pipeline import Pipeline
 from aqe.prompts import resolve
 from aqe.rank.stage import search_expansions
-from aqe.report.stage import closing, metrics_of, report
+from aqe.report.closing import closing
+from aqe.report.stage import metrics_of, next_steps, report
 
 
 class Comparison:
@@ -169,4 +170,4 @@ class Comparison:
         metrics = metrics_of(artifact) if self.split == "test" else None
         for name in self.config.models:
             self.first.publish(name, metrics)
-        return closing(self.run, self.evidence, artifact)
+        return closing(self.run.root, artifact, next_steps(self.evidence))

@@ -19,10 +19,12 @@ from aqe.evaluate.evidence import Evidence
 from aqe.evaluate.runs import write_qrels, write_run
 from aqe.evaluate.systems import hits, systems
 from aqe.observe.cost import money
+from aqe.report.closing import NEXT_STEPS, SUMMARY
 from aqe.report.console import console_examples, console_table
 from aqe.report.notice import synthetic_notice
 from aqe.report.page import ReportContext, write_report
 from aqe.run import Run
+from aqe.runs import REPORT
 from aqe.storage import put
 
 #: Raise it when the same searches give other numbers than before.
@@ -30,7 +32,7 @@ VERSION = 3
 
 
 def report(run: Run, evidence: Evidence) -> Artifact:
-    """metrics.json, per_query.parquet, report.html, report.md, plots/, runs/*.trec, summary.txt.
+    """metrics.json, per_query.parquet, report.html, report.md, plots/, runs/*.trec, summary.txt, next_steps.txt.
 
     `report` in the run's directory names the newest one.
     """
@@ -47,7 +49,8 @@ def report(run: Run, evidence: Evidence) -> Artifact:
         write_report(out, metrics, _context(evidence, queries, compared, out))
         notice = textwrap.fill(_notice(evidence), 118)
         parts = [notice, console_table(metrics), console_examples(queries, compared, metrics)]
-        write_text("\n\n".join(filter(None, parts)) + "\n", out / "summary.txt")
+        write_text("\n\n".join(filter(None, parts)) + "\n", out / SUMMARY)
+        write_text("\n".join(next_steps(evidence)) + "\n", out / NEXT_STEPS)
         return {"queries": queries.num_rows, "systems": len(compared)}
 
     artifact = run.make(
@@ -68,7 +71,7 @@ def report(run: Run, evidence: Evidence) -> Artifact:
         packages=("numpy", "ir-measures"),
         build=build,
     )
-    put(run.root / "report", lambda link: link.symlink_to(artifact.path.name))
+    put(run.root / REPORT, lambda link: link.symlink_to(artifact.path.name))
     return artifact
 
 
@@ -215,14 +218,6 @@ def _passages(corpus: Artifact, queries: pa.Table) -> dict[str, tuple[str, str]]
     data = pads.dataset(files, format="parquet").to_table(filter=pc.field("docid").isin(wanted))
     columns = (data[name].to_pylist() for name in ("docid", "title", "text"))
     return {docid: (title, text) for docid, title, text in zip(*columns, strict=True)}
-
-
-def closing(run: Run, evidence: Evidence, artifact: Artifact) -> str:
-    """What the terminal shows at the end: the table, some examples, where the report lies, what to do next."""
-    where = run.root / "report"
-    steps = "\n".join(f"  * {step}" for step in next_steps(evidence))
-    summary = (artifact.path / "summary.txt").read_text()
-    return f"\n{summary}\nReport: {where / 'report.html'}\n        {where / 'report.md'}\n\nNext:\n{steps}\n"
 
 
 def next_steps(evidence: Evidence) -> list[str]:
