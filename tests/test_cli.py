@@ -66,7 +66,7 @@ def test_a_job_has_the_help_of_its_verb(job: str) -> None:
 def test_help_lists_each_verb_with_its_docstring_and_imports_nothing_heavy() -> None:
     done = aqe("--help")
     assert done.returncode == 0
-    for name in (*JOBS.values(), "check", "expand", "verify", "retry", "runs", "report", "presets"):
+    for name in (*JOBS.values(), "check", "expand", "verify", "retry", "runs", "report", "clean", "presets"):
         about = getattr(cli, name).__doc__
         assert f"{name} " in done.stdout and about.replace("`", "") in done.stdout
     heavy = ("ray", "torch", "transformers", "pyarrow", "numba")

@@ -33,6 +33,7 @@ MAY_KNOW = {
     "dead_letters": "artifact",
     "mend": "artifact checksums dead_letters errors observe storage",
     "runs": "artifact errors mend sizes",
+    "chain": "artifact",
     "compiled": "artifact storage",
     "nodes": "errors",
     "smollm2": "errors",
@@ -57,10 +58,11 @@ MAY_KNOW = {
     "__init__": "expand",
     # Which stage gets what, and the command line.
     "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample synthetic",
-    "comparison": "artifact config evaluate pipeline prompts rank report",
+    "comparison": "artifact chain config evaluate pipeline prompts rank report",
     "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic",
     "cost": "config corpus synthetic",
-    "cli": "__init__ base_model check comparison config cost errors mend observe pipeline report runs smollm2",
+    "clean": "align artifact chain errors mend observe runs sizes storage",
+    "cli": "__init__ base_model check clean comparison config cost errors mend observe pipeline report runs smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

@@ -18,9 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from aqe import Expander
+from aqe import Expander, chain
 from aqe.artifact import file_digest, read_parquet
+from aqe.clean import plan
 from aqe.index.shard import Arrays, open_shards
+from aqe.mend import members
 from tests.tools.small_project import ROOT, SMALL, write_project
 
 
@@ -108,6 +110,10 @@ def test_the_loop_ends_in_a_report(undisturbed: tuple[Path, str]) -> None:
         "Question: (the query)?",
     ):
         assert part in card, part
+    # It notes all that it was made with, so nothing of it can go.
+    noted = chain.read(root, (root / "report").resolve().name)
+    assert noted is not None and noted.artifacts == {path.name for path in members(root)}
+    assert not plan(root).go
     curves = read_parquet(only(root, "align_rsft_dpo") / "curves.parquet")
     assert all(kl > -1e-6 for kl in curves["kl_per_token"].to_pylist())
 

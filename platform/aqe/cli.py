@@ -391,6 +391,23 @@ def report(
 
 
 @app.command()
+def clean(
+    run_directory: RunDirectory,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it, after you have seen what it is.")] = False,
+) -> None:
+    """Show what can go from a run, what stays and why; the same command never has to make anything again for it."""
+    with quietly():
+        from aqe.clean import clean, plan
+
+        if remove:
+            clean(run_directory, say)
+        for line in plan(run_directory).lines(run_directory):
+            say(line)
+        if not remove:
+            say(f"Nothing was removed. `aqe clean {run_directory} --remove` removes what can go.")
+
+
+@app.command()
 def presets() -> None:
     """The configurations that come with the package."""
     for path in sorted(PRESETS.glob("*.yaml")):

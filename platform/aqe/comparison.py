@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cached_property
 
+from aqe import chain
 from aqe.artifact import Artifact
 from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
 from aqe.config.sample import PromptConfig
@@ -170,4 +171,5 @@ class Comparison:
         metrics = metrics_of(artifact) if self.split == "test" else None
         for name in self.config.models:
             self.first.publish(name, metrics)
+        chain.write(self.run.root, artifact.path.name, self.run.used)
         return closing(self.run.root, artifact, next_steps(self.evidence))

@@ -28,6 +28,8 @@ class Run:
     """A stage fails when more than this share of its rows could not be processed."""
     nodes: Callable[[NodeKind], Nodes] = nodes_of
     """The nodes of a kind that are up now."""
+    used: set[str] = field(default_factory=set, repr=False)
+    """Names of the artifacts that were asked for, whether made or found."""
     _said: set[str] = field(default_factory=set, repr=False)
 
     def make(
@@ -42,7 +44,7 @@ class Run:
     ) -> Artifact:
         """`aqe.artifact.make` below this run's directory. Says what was made, and once what was there before."""
         self.root.mkdir(parents=True, exist_ok=True)
-        return aqe.artifact.make(
+        artifact = aqe.artifact.make(
             self.root,
             stage,
             config=config,
@@ -55,6 +57,8 @@ class Run:
                 f"{stage}: made in {duration(stats['wall_seconds'])}, {describe(stats, self.price)}"
             ),
         )
+        self.used.add(artifact.path.name)
+        return artifact
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:

@@ -16,7 +16,8 @@ from aqe.errors import InputError
 from aqe.report.closing import closing, find
 from aqe.report.serving import server
 from aqe.run import Run
-from tests.test_cli import ROOT, aqe, refused
+from tests.test_cli import aqe, refused
+from tests.tools.small_project import ROOT
 
 
 def make_report(root: Path, number: int = 0) -> Artifact:

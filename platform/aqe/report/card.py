@@ -7,7 +7,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from aqe.align.stage import PACKAGES, STATS
+from aqe.align.layout import STATS
+from aqe.align.stage import PACKAGES
 from aqe.artifact import versions
 from aqe.config.data import PACKAGE, is_path
 from aqe.evaluate.evidence import Origin
