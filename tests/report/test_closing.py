@@ -1,6 +1,7 @@
 """What the end of a run prints, printed again; the page on this machine."""
 
 import http.client
+import json
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from tests.test_cli import aqe, refused
 from tests.tools.small_project import ROOT
 
 
-def make_report(root: Path, number: int = 0) -> Artifact:
+def make_report(root: Path, number: int = 0, metrics: Mapping[str, Any] | None = None) -> Artifact:
     def build(out: Path) -> Mapping[str, Any]:
         (out / "summary.txt").write_text(f"the table of {number}\n")
+        (out / "metrics.json").write_text(json.dumps(metrics or {"systems": {}}))
         (out / "next_steps.txt").write_text("do this\ndo that\n")
         (out / "report.html").write_text(f"<p>page {number}")
         (out / "report.md").write_text("page")
@@ -41,6 +43,7 @@ def test_the_end_of_a_run_is_printed_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == closing(tmp_path, newest).strip()
     assert "the table of 1" in done.stdout and "the table of 0" not in done.stdout
+    assert "No aligned model was measured" in done.stdout
     assert f"Report: {tmp_path / 'report' / 'report.html'}" in done.stdout
     assert "Next:\n  * do this\n  * do that" in done.stdout
     # What the run itself knows comes before what its report noted.

@@ -1,14 +1,18 @@
 """What the end of a run prints, and `aqe report` prints again."""
 
+import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from aqe.artifact import Artifact, load
 from aqe.errors import InputError
+from aqe.report.verdict import verdict
 from aqe.runs import PAGE, REPORT, newest_report
 
 #: The table and some examples, as text.
 SUMMARY = "summary.txt"
+METRICS = "metrics.json"
 #: What a reader may want to do now, one step per line.
 NEXT_STEPS = "next_steps.txt"
 
@@ -24,13 +28,18 @@ def find(root: Path) -> Artifact:
 
 
 def closing(root: Path, report: Artifact, steps: Sequence[str] = ()) -> str:
-    """The summary of a report, where its pages are, and what to do next: `steps`, or those that the report noted."""
+    """The table and examples of a report, its verdict, where its pages are, and what to do next.
+
+    That is `steps`, or what the report noted.
+    """
     file = report.path / NEXT_STEPS
     steps = steps or (file.read_text().splitlines() if file.exists() else [])
     link = root / REPORT
     where = link if link.exists() and link.resolve() == report.path.resolve() else report.path
+    metrics = json.loads((report.path / METRICS).read_text())
     parts = [
         (report.path / SUMMARY).read_text().strip("\n"),
+        textwrap.fill(verdict(metrics).text, 118),
         f"Report: {where / PAGE}\n        {where / 'report.md'}",
     ]
     if steps:

@@ -44,7 +44,7 @@ def report(run: Run, evidence: Evidence) -> Artifact:
         qrels = read_parquet(evidence.reported.path / "qrels.parquet")
         compared = systems(evidence, queries, qrels)
         metrics = evaluate(queries, compared, config.evaluate)
-        metrics |= {"chosen_on_dev": choices, "made": _made(evidence)}
+        metrics |= {"split": config.evaluate.split, "chosen_on_dev": choices, "made": _made(evidence)}
         _write_runs(out, evidence.searched, qrels)
         write_report(out, metrics, _context(evidence, queries, compared, out))
         notice = textwrap.fill(_notice(evidence), 118)
@@ -92,7 +92,7 @@ def _of_seed(name: str, number: int) -> str:
 
 def _made(evidence: Evidence) -> dict[str, Any]:
     """What each system took for one seed, the candidates of the base model apart: hours of training (with what was
-    drawn for it), of writing and of searching, and the rows of each stage that was trained."""
+    drawn for it), of writing and of searching, and the rows and steps of each stage that was trained."""
     made = {}
     for name, searched in evidence.searched.items():
         learned, written = evidence.trained[name], [one for one in evidence.expansions[name] if one is not None]
@@ -102,8 +102,20 @@ def _made(evidence: Evidence) -> dict[str, Any]:
         made[name] = {
             **{f"{kind}_hours": round(spent / len(searched), 5) for kind, spent in hours.items()},
             "training_rows": [count for count in rows if count is not None],
+            "training_steps": _steps(learned[0] if learned else ()),
         }
     return made
+
+
+def _steps(learned: Sequence[Artifact]) -> dict[str, int]:
+    """Steps of each training of a model, in their order: `RSFT`, `DPO`, of several rounds `DPO 2` and so on."""
+    steps: dict[str, int] = {}
+    for stage in learned:
+        if stage.stage.startswith("align_"):
+            kind = "DPO" if stage.stage.endswith("dpo") else "RSFT"
+            number = sum(name.startswith(kind) for name in steps) + 1
+            steps[kind if number == 1 else f"{kind} {number}"] = stage.stats["steps"]
+    return steps
 
 
 def _write_runs(out: Path, searched: Mapping[str, tuple[Artifact, ...]], qrels: pa.Table) -> None:
