@@ -314,6 +314,30 @@ def check(
 
 
 @app.command()
+def doctor(
+    config: Annotated[
+        str | None, typer.Option("--config", help="Look with the settings of this configuration.")
+    ] = None,
+    set_: Overrides = [],  # noqa: B006
+    base_dir: BaseDir = None,
+) -> None:
+    """Print what this machine has, what each stage uses here, and what is wrong; exit code 4 where something is."""
+    with quietly():
+        from aqe.doctor import Settings, examine
+        from aqe.machine import look
+
+        settings, directory = Settings(), Path("runs")
+        if config is not None:
+            own = load_config(config, set_, base_dir)
+            settings, directory = Settings(own.engine, own.rank, own.align), own.run_dir
+        diagnosis = examine(look([directory]), NEEDS, settings)
+        for line in diagnosis.lines():
+            say(line)
+    if diagnosis.wrong:
+        raise typer.Exit(4)
+
+
+@app.command()
 def expand(
     model: Annotated[str, typer.Argument(help="A model's directory, a hub id, or package:NAME.")],
     query: Annotated[str, typer.Argument()],
