@@ -56,7 +56,7 @@ def test_better() -> None:
         "label of rsft_dpo was compared with 2 controls on 400 test queries; the best of them is “label of zero_shot” "
         "(MRR 50.0 points)."
     )
-    assert shown.startswith("It is better than the best control: its MRR is 68.0 points, +18.0 against")
+    assert shown.startswith("It is better than the best control: its MRR is 68.0 points, a difference of +18.0 (")
     assert "95% interval +1" in shown and "p < 0.002" in shown
     assert "evaluate.seeds=3" in after
 
@@ -76,7 +76,9 @@ def test_not_proven_says_how_many_queries_could_show_it() -> None:
 
 def test_so_small_a_difference_asks_for_other_training_and_no_more_queries() -> None:
     after = verdict(measure(800, mixed(800, 0.37))).sentences[-1]
-    assert "change what is learned, not the number of test queries" in after
+    assert "there is no gain to see: change what is learned, not the number of test queries" in after
+    after = verdict(measure(800, mixed(800, 0.3762))).sentences[-1]
+    assert "this one is far smaller: change what is learned, not the number of test queries" in after
 
 
 def test_few_queries_ask_for_more_of_them_even_where_the_model_lost() -> None:
@@ -87,7 +89,7 @@ def test_few_queries_ask_for_more_of_them_even_where_the_model_lost() -> None:
 def test_worse() -> None:
     found = verdict(measure(400, mixed(400, 0.1)))
     assert found.outcome == "worse"
-    assert "It is worse than the best control" in found.text and "-22.0 against" in found.text
+    assert "It is worse than the best control" in found.text and "a difference of -22.0 (" in found.text
     assert found.sentences[-1].startswith("Next: change what is learned")
 
 

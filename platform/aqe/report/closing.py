@@ -39,7 +39,7 @@ def closing(root: Path, report: Artifact, steps: Sequence[str] = ()) -> str:
     metrics = json.loads((report.path / METRICS).read_text())
     parts = [
         (report.path / SUMMARY).read_text().strip("\n"),
-        textwrap.fill(verdict(metrics).text, 118),
+        textwrap.fill(verdict(metrics).text, 118, break_on_hyphens=False, break_long_words=False),
         f"Report: {where / PAGE}\n        {where / 'report.md'}",
     ]
     if steps:

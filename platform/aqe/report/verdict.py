@@ -95,7 +95,7 @@ def _found(metrics: Mapping[str, Any], model: str, pair: str, found: Outcome) ->
     span = f"{points(difference['low'], True)} to {points(difference['high'], True)}"
     shown = p_text(p, metrics["bootstrap"])
     sure = f"{metrics['confidence']:.0%} interval {span}, p {shown}"
-    apart = f"its MRR is {value} points, {points(difference['value'], True)} against the best control ({sure})"
+    apart = f"its MRR is {value} points, a difference of {points(difference['value'], True)} ({sure})"
     if found != "not proven":
         return f"It is {found} than the best control: {apart}."
     # Both at once say "proven"; one alone does not.
@@ -161,7 +161,8 @@ def _more_queries(metrics: Mapping[str, Any], pair: str) -> list[str]:
         return [f"test on some {_rounded(max(needed, FEW_QUERIES, 1.5 * count)):,} queries, because {visible}"]
     if count < FEW_QUERIES:
         return [f"test on {FEW_QUERIES} queries or more, because {visible}"]
-    return [f"{visible}, and this one is far smaller: change what is learned, not the number of test queries"]
+    this = "this one is far smaller" if value > 0 else "there is no gain to see"
+    return [f"{visible}, and {this}: change what is learned, not the number of test queries"]
 
 
 def _fewest(confidence: float) -> int:
