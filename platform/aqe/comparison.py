@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
+from aqe import chain
 from aqe.artifact import Artifact
 from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
 from aqe.config.sample import PromptConfig
@@ -25,7 +26,8 @@ from aqe.evaluate.tune import Tuned
 from aqe.pipeline import Pipeline
 from aqe.prompts import resolve
 from aqe.rank.stage import Texts, search_all
-from aqe.report.stage import closing, metrics_of, report
+from aqe.report.closing import closing
+from aqe.report.stage import metrics_of, next_steps, report
 from aqe.sample.stage import Asked
 
 
@@ -198,4 +200,5 @@ class Comparison:
         metrics = metrics_of(artifact) if self.split == "test" else None
         for name in self.config.models:
             self.first.publish(name, metrics)
-        return closing(self.run, self.evidence, artifact)
+        chain.write(self.run.root, artifact.path.name, self.run.used)
+        return closing(self.run.root, artifact, next_steps(self.evidence))

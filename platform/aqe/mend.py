@@ -15,9 +15,14 @@ from aqe.observe.progress import Say
 from aqe.storage import withdraw
 
 
+def artifacts(root: Path) -> list[Path]:
+    """Directories of a run's artifacts, unfinished ones too, by name."""
+    return sorted(path for path in root.glob("*-*") if NAME.fullmatch(path.name) and not path.is_symlink())
+
+
 def members(root: Path) -> list[Path]:
-    """Directories of a run's artifacts, unfinished ones too, by name. InputError where there is none."""
-    found = sorted(path for path in root.glob("*-*") if NAME.fullmatch(path.name) and not path.is_symlink())
+    """The same. InputError where there is none."""
+    found = artifacts(root)
     if not found:
         raise InputError(f"{root} holds no artifact. Name the directory of a run, such as runs/demo.")
     return found
@@ -107,22 +112,22 @@ def _unlink(root: Path) -> None:
 
 def made_from(root: Path, paths: Collection[Path]) -> list[Path]:
     """Artifacts, unfinished ones too, that were made from these: each after one that it was made from."""
-    there = {path: _parents(path) for path in members(root) if path not in paths}
+    there = {path: parents(path) for path in members(root) if path not in paths}
     found: list[Path] = []
     names = {path.name for path in paths}
     waiting = [path.name for path in paths]
     while waiting:
         parent = waiting.pop(0)
         either = {parent, parent.rpartition("-")[2]}
-        for path, parents in there.items():
-            if path.name not in names and (parents is None or parents & either):
+        for path, own in there.items():
+            if path.name not in names and (own is None or own & either):
                 names.add(path.name)
                 found.append(path)
                 waiting.append(path.name)
     return found
 
 
-def _parents(path: Path) -> set[str] | None:
+def parents(path: Path) -> set[str] | None:
     """Names or fingerprints of the artifacts that one was made from; None where it does not say."""
     try:
         if (path / MANIFEST).exists():

@@ -27,6 +27,8 @@ class Run:
     """A stage fails when more than this share of its rows could not be processed."""
     nodes: Callable[[NodeKind], Nodes] = nodes_of
     """The nodes of a kind that are up now."""
+    used: set[str] = field(default_factory=set, repr=False)
+    """Names of the artifacts that were asked for, whether made or found."""
     _said: set[str] = field(default_factory=set, repr=False)
 
     def make(
@@ -53,7 +55,9 @@ class Run:
         def made(stage: str, stats: Mapping[str, Any]) -> None:
             self.say(f"{stage}: made in {duration(stats['wall_seconds'])}, {describe(stats, self.price)}")
 
-        return make_all(self.root, wanted, with_dead, say=self._say_once, made=made)
+        artifacts = make_all(self.root, wanted, with_dead, say=self._say_once, made=made)
+        self.used.update(artifact.path.name for artifact in artifacts)
+        return artifacts
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:

@@ -17,6 +17,7 @@ from aqe.align.check import check_lora
 from aqe.align.curves import curves_table
 from aqe.align.deepspeed import worker_env
 from aqe.align.export import export_model
+from aqe.align.layout import CHECKPOINTS, STATS, trained
 from aqe.align.tokens import load_tokens, write_tokens
 from aqe.align.worker import train_loop
 from aqe.artifact import Artifact, read_parquet, write_parquet, write_text
@@ -29,7 +30,6 @@ from aqe.observe import metrics
 from aqe.observe.progress import duration, hide, show
 from aqe.run import Run
 
-STATS = "stats.json"
 #: Raise it when the same rows train another model than before.
 VERSION = 3
 #: Whose version changes what training gives.
@@ -94,8 +94,8 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
     ConfigError when the batch does not fit the workers, or LoRA or DPO the model: all before training begins.
     """
     out = out.resolve()
-    storage = out / "checkpoints"
-    if (out / STATS).exists():
+    storage = out / CHECKPOINTS
+    if trained(out):
         # Killed between its end and the removal of its checkpoints.
         shutil.rmtree(storage, ignore_errors=True)
         stats: dict[str, Any] = json.loads((out / STATS).read_text())

@@ -8,7 +8,6 @@ no hit at any depth, and its reciprocal rank is 0, whatever number stands for it
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ir_measures
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ COLUMNS = {
     "mrr": "MRR",
     "ndcg_10": "nDCG@10",
 }
-NDCG = ir_measures.nDCG @ 10
 
 
 def shown_ranks(ranks: NDArray[np.integer[Any]], found: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -82,6 +80,9 @@ def ndcg_at_10(hits: Mapping[str, Sequence[Hit]], qrels: pa.Table, qids: Sequenc
     `hits` are in the order of the tie rule; `qrels` has the columns of `records.QRELS` and may name several relevant
     passages a query. A query without hits scores 0. Raises InputError for a qid without a judgement.
     """
+    # Part of the extra `ray`: who only looks at a report needs none of it.
+    import ir_measures
+
     wanted = set(qids)
     judged = [
         ir_measures.Qrel(q, d, r)
@@ -98,5 +99,5 @@ def ndcg_at_10(hits: Mapping[str, Sequence[Hit]], qrels: pa.Table, qids: Sequenc
         for qid in wanted & hits.keys()
         for (docid, _), score in zip(hits[qid], strict_scores([s for _, s in hits[qid]]), strict=True)
     ]
-    values = {m.query_id: float(m.value) for m in ir_measures.iter_calc([NDCG], judged, scored)}
+    values = {m.query_id: float(m.value) for m in ir_measures.iter_calc([ir_measures.nDCG @ 10], judged, scored)}
     return np.array([values.get(qid, 0.0) for qid in qids], dtype=np.float64)

@@ -7,14 +7,18 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from aqe.align.stage import PACKAGES, STATS
+from aqe.align.layout import STATS
+from aqe.align.stage import PACKAGES
 from aqe.artifact import versions
 from aqe.config.data import PACKAGE, is_path
+from aqe.evaluate.compare import CONTROLS
 from aqe.evaluate.evidence import Origin
 from aqe.evaluate.measures import COLUMNS
 from aqe.evaluate.systems import LABELS
 from aqe.prompts import load_tokenizer, render, resolve
+from aqe.report.console import p_text, points, with_interval
 from aqe.report.notice import synthetic_notice
+from aqe.report.verdict import verdict
 from aqe.storage import put
 
 
@@ -27,7 +31,8 @@ def write_card(origin: Origin, name: str, model_dir: Path, metrics: Mapping[str,
         base_model=origin.base.source,
         license=origin.base.license,
         example=render(prompt, "(the query)", load_tokenizer(origin.base.path)),
-        facts=_facts(origin, name, model_dir) | ({} if metrics is None else _results(origin, name, metrics)),
+        facts=_facts(origin, name, model_dir),
+        results=None if metrics is None else _results(origin, name, metrics),
     )
 
 
@@ -72,17 +77,42 @@ def _facts(origin: Origin, name: str, model_dir: Path) -> dict[str, dict[str, An
     }
 
 
-def _results(origin: Origin, name: str, metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    measured = metrics["systems"][name]
-    values = {m: f"{measured[m]['value']:.4f} [{measured[m]['low']:.4f}, {measured[m]['high']:.4f}]" for m in COLUMNS}
-    if (leakage := measured["leakage_share"]) is not None:
-        values["expansions that give an answer away"] = f"{leakage:.1%}"
-    if (seeds := measured["num_seeds"]) > 1:
-        values["seeds"] = f"the numbers above are means of {seeds} training seeds; these are the weights of the first"
-        values["MRR of this one"] = f"{measured['of_seeds'][0]['mrr']:.4f}"
+def _results(origin: Origin, name: str, metrics: Mapping[str, Any]) -> str:
+    """The verdict, and the model's row of the table with those of its controls."""
     split = origin.config.evaluate.split
     kind = f"synthetic {split}" if origin.config.queries.synthetic(split) else split
-    return {f"Results ({metrics['num_queries']} {kind} queries)": values}
+    return "\n\n".join([f"## Results ({metrics['num_queries']} {kind} queries)", *results_of(metrics, name)])
+
+
+def results_of(metrics: Mapping[str, Any], name: str) -> list[str]:
+    """Markdown of what a report measured of the model `name`, and of the controls that it is compared with."""
+    systems, total = metrics["systems"], metrics["num_queries"]
+    head = ["points, MRR with its interval", *COLUMNS.values(), "this model minus it, MRR", "p"]
+    rows = [head, ["---", *["---:"] * (len(COLUMNS) + 2)]]
+    for system in (*CONTROLS, name):
+        if system not in systems:
+            continue
+        measured, pair = systems[system], f"{name}_vs_{system}"
+        cells = [with_interval(measured[m]) if m == "mrr" else points(measured[m]["value"]) for m in COLUMNS]
+        apart = ["", ""]
+        if pair in metrics["differences"]:
+            found = metrics["differences"][pair]["mrr"]
+            value, low, high = (points(found[key], True) for key in ("value", "low", "high"))
+            p = p_text(metrics["comparisons"][pair]["p_value"], metrics["bootstrap"])
+            apart = [f"{value} [{low} {high}]", p]
+        label = measured["label"] + ("" if measured["num_queries"] == total else f", {measured['num_queries']} queries")
+        rows.append([f"**{label}**" if system == name else label, *cells, *apart])
+    table = "\n".join(f"| {' | '.join(map(markdown_cell, row))} |" for row in rows)
+    own = systems[name]
+    notes = [f"Points are fractions x 100; intervals are of {metrics['confidence']:.0%}."]
+    if (leakage := own["leakage_share"]) is not None:
+        notes.append(f"Expansions that give an answer away: {leakage:.1%}.")
+    if (seeds := own["num_seeds"]) > 1:
+        of_this = points(own["of_seeds"][0]["mrr"])
+        notes.append(
+            f"Its row is the mean of {seeds} training seeds; these weights are the first's, whose MRR is {of_this}."
+        )
+    return [verdict(metrics, name).text, table, " ".join(notes)]
 
 
 def write_model_card(
@@ -93,10 +123,12 @@ def write_model_card(
     base_model: str,
     license: str | None = None,
     example: str | None = None,
+    results: str | None = None,
 ) -> None:
     """Write README.md, the Hugging Face model card.
 
-    `facts`: heading -> rows of a table (name -> value), for instance data, prompt, index, settings, results; nothing
+    More than six arguments: they are what a card says. `results`: Markdown of what was measured, before all facts.
+    `facts`: heading -> rows of a table (name -> value), for instance data, prompt, index, settings; nothing
     is written that is not in it. `license`: of the weights, as the Hub writes it (apache-2.0); None says that it is
     not known. `example`: a prompt, verbatim.
     """
@@ -115,6 +147,8 @@ def write_model_card(
         "It was aligned with the ranks that BM25 gave its own candidates (Aligned Query Expansion).",
         f"Start model: `{base_model}`. License of the weights: {license or 'unknown, see the start model'}.",
     ]
+    if results is not None:
+        parts.append(results)
     if example is not None:
         parts.append(f"## Prompt\n\n```text\n{example}\n```")
     parts += [_section(heading, rows) for heading, rows in facts.items()]
@@ -136,4 +170,9 @@ def _cell(value: Any) -> str:
         text = ", ".join(_cell(item) for item in value)
     else:
         text = str(value)
+    return markdown_cell(text)
+
+
+def markdown_cell(text: str) -> str:
+    """Text that does not break a table."""
     return text.replace("|", "\\|").replace("\n", "⏎")

@@ -1,5 +1,7 @@
 """What report, terminal and model card say of queries that nobody asked."""
 
+from collections.abc import Sequence
+
 from aqe.config.pipeline import PipelineConfig
 from aqe.config.sources import SPLITS, Split
 
@@ -11,7 +13,7 @@ def synthetic_notice(config: PipelineConfig, model: str) -> str | None:
         return None
     named = {split: _named(config, split) for split in SPLITS if queries.synthetic(split)}
     depth = next(iter(queries.asked.values())).depth
-    parts = [f"Synthetic queries: {_and(list(named.values()))}. {model} wrote them of passages of this corpus."]
+    parts = [f"Synthetic queries: {joined(list(named.values()))}. {model} wrote them of passages of this corpus."]
     if "train" in named:
         whole = "; dev and test are not filtered" if len(named) > 1 else ""
         parts.append(f"Those of train are the ones whose passage BM25 finds within rank {depth}, but not first{whole}.")
@@ -29,5 +31,6 @@ def _named(config: PipelineConfig, split: Split) -> str:
     return f"{split} (in part)" if config.queries.sources(split) else split
 
 
-def _and(names: list[str]) -> str:
+def joined(names: Sequence[str]) -> str:
+    """`a, b and c`."""
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)

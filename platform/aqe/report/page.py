@@ -20,10 +20,12 @@ from aqe.artifact import write_parquet, write_text
 from aqe.compose import compose
 from aqe.evaluate.compare import System, baseline, best_control, main_model, ordered
 from aqe.evaluate.measures import COLUMNS, per_query
+from aqe.evaluate.outcome import of_pair, of_part
 from aqe.report.console import PLACE_NAMES, p_text, points
 from aqe.report.examples import pick_examples
 from aqe.report.plots import make_plots, took
 from aqe.report.style import colour
+from aqe.report.verdict import verdict
 from aqe.storage import put
 
 
@@ -97,11 +99,6 @@ def markdown(text: Any) -> str:
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", plain)
 
 
-def verdict(difference: Mapping[str, float]) -> str:
-    """What the interval of a difference says: better, worse, or not told apart."""
-    return "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "not told apart"
-
-
 def about(system: Mapping[str, Any]) -> str:
     """What a row of the table is, in a line."""
     parts = [system["note"]] if system["note"] else []
@@ -130,7 +127,7 @@ def headlines(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             tiles.append({"label": systems[name]["label"], "value": points(top["value"]), "note": span, "kind": kind})
     for control in dict.fromkeys((plain, best)):
         if difference := metrics["differences"].get(f"{main}_vs_{control}", {}).get("mrr"):
-            word = verdict(difference)
+            word = of_pair(metrics, f"{main}_vs_{control}")
             span = f"MRR, {points(difference['low'], True)} to {points(difference['high'], True)}: {word}"
             label = f"{systems[main]['label']} − {systems[control]['label']}"
             kind = {"better": "good", "worse": "bad"}.get(word, "")
@@ -190,7 +187,8 @@ def _environment() -> jinja2.Environment:
         "svg": Markup,
     }
     environment.globals |= {
-        "verdict": verdict,
+        "of_pair": of_pair,
+        "of_part": of_part,
         "p_text": p_text,
         "colour": colour,
         "about": about,
@@ -222,6 +220,7 @@ def write_report(out: Path, metrics: Mapping[str, Any], context: ReportContext) 
     systems = ordered(context.systems)
     shown = {
         "context": context,
+        "verdict": verdict(metrics),
         "metrics": metrics,
         "main": main_model(metrics),
         "control": best_control(metrics),

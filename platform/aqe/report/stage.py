@@ -19,10 +19,12 @@ from aqe.evaluate.evidence import Evidence
 from aqe.evaluate.runs import write_qrels, write_run
 from aqe.evaluate.systems import hits, systems
 from aqe.observe.cost import money
+from aqe.report.closing import NEXT_STEPS, SUMMARY
 from aqe.report.console import console_examples, console_table
 from aqe.report.notice import synthetic_notice
 from aqe.report.page import ReportContext, write_report
 from aqe.run import Run
+from aqe.runs import REPORT
 from aqe.storage import put
 
 #: Raise it when the same searches give other numbers than before.
@@ -32,7 +34,7 @@ SHOWN_SECONDS = 1.0
 
 
 def report(run: Run, evidence: Evidence) -> Artifact:
-    """metrics.json, per_query.parquet, report.html, report.md, plots/, runs/*.trec, summary.txt.
+    """metrics.json, per_query.parquet, report.html, report.md, plots/, runs/*.trec, summary.txt, next_steps.txt.
 
     `report` in the run's directory names the newest one.
     """
@@ -44,12 +46,13 @@ def report(run: Run, evidence: Evidence) -> Artifact:
         qrels = read_parquet(evidence.reported.path / "qrels.parquet")
         compared = systems(evidence, queries, qrels)
         metrics = evaluate(queries, compared, config.evaluate)
-        metrics |= {"chosen_on_dev": choices, "made": _made(evidence)}
+        metrics |= {"split": config.evaluate.split, "chosen_on_dev": choices, "made": _made(evidence)}
         _write_runs(out, evidence.searched, qrels)
         write_report(out, metrics, _context(evidence, queries, compared, out))
         notice = textwrap.fill(_notice(evidence), 118)
         parts = [notice, console_table(metrics), console_examples(queries, compared, metrics)]
-        write_text("\n\n".join(filter(None, parts)) + "\n", out / "summary.txt")
+        write_text("\n\n".join(filter(None, parts)) + "\n", out / SUMMARY)
+        write_text("\n".join(next_steps(evidence)) + "\n", out / NEXT_STEPS)
         return {"queries": queries.num_rows, "systems": len(compared)}
 
     artifact = run.make(
@@ -70,7 +73,7 @@ def report(run: Run, evidence: Evidence) -> Artifact:
         packages=("numpy", "ir-measures"),
         build=build,
     )
-    put(run.root / "report", lambda link: link.symlink_to(artifact.path.name))
+    put(run.root / REPORT, lambda link: link.symlink_to(artifact.path.name))
     return artifact
 
 
@@ -91,7 +94,7 @@ def _of_seed(name: str, number: int) -> str:
 
 def _made(evidence: Evidence) -> dict[str, Any]:
     """What each system took for one seed, the candidates of the base model apart: hours of training (with what was
-    drawn for it), of writing and of searching, and the rows of each stage that was trained."""
+    drawn for it), of writing and of searching, and the rows and steps of each stage that was trained."""
     made = {}
     for name, searched in evidence.searched.items():
         learned, written = evidence.trained[name], [one for one in evidence.expansions[name] if one is not None]
@@ -101,8 +104,20 @@ def _made(evidence: Evidence) -> dict[str, Any]:
         made[name] = {
             **{f"{kind}_hours": round(spent / len(searched), 5) for kind, spent in hours.items()},
             "training_rows": [count for count in rows if count is not None],
+            "training_steps": _steps(learned[0] if learned else ()),
         }
     return made
+
+
+def _steps(learned: Sequence[Artifact]) -> dict[str, int]:
+    """Steps of each training of a model, in their order: `RSFT`, `DPO`, of several rounds `DPO 2` and so on."""
+    steps: dict[str, int] = {}
+    for stage in learned:
+        if stage.stage.startswith("align_"):
+            kind = "DPO" if stage.stage.endswith("dpo") else "RSFT"
+            number = sum(name.startswith(kind) for name in steps) + 1
+            steps[kind if number == 1 else f"{kind} {number}"] = stage.stats["steps"]
+    return steps
 
 
 def _write_runs(out: Path, searched: Mapping[str, tuple[Artifact, ...]], qrels: pa.Table) -> None:
@@ -225,14 +240,6 @@ def _passages(corpus: Artifact, queries: pa.Table) -> dict[str, tuple[str, str]]
     data = pads.dataset(files, format="parquet").to_table(filter=pc.field("docid").isin(wanted))
     columns = (data[name].to_pylist() for name in ("docid", "title", "text"))
     return {docid: (title, text) for docid, title, text in zip(*columns, strict=True)}
-
-
-def closing(run: Run, evidence: Evidence, artifact: Artifact) -> str:
-    """What the terminal shows at the end: the table, some examples, where the report lies, what to do next."""
-    where = run.root / "report"
-    steps = "\n".join(f"  * {step}" for step in next_steps(evidence))
-    summary = (artifact.path / "summary.txt").read_text()
-    return f"\n{summary}\nReport: {where / 'report.html'}\n        {where / 'report.md'}\n\nNext:\n{steps}\n"
 
 
 def next_steps(evidence: Evidence) -> list[str]:
