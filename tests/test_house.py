@@ -25,6 +25,7 @@ MAY_KNOW = {
     "ranker": "",
     "malloc": "",
     # Files, metrics, nodes, models.
+    "exits": "errors",
     "observe": "config",
     "sizes": "",
     "storage": "errors observe",
@@ -65,7 +66,7 @@ MAY_KNOW = {
     "machine": "errors index storage",
     "doctor": "align config cost errors machine nodes sample sizes smollm2",
     "clean": "align artifact chain errors mend observe runs sizes storage",
-    "cli": "__init__ base_model check clean comparison config cost doctor errors machine mend observe pipeline report runs smollm2",
+    "cli": "__init__ base_model check clean comparison config cost doctor errors exits machine mend observe pipeline report runs smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

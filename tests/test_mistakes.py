@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from aqe import Expander, cli
 from aqe.errors import KINDS, AqeError, DataError, InputError
+from aqe.exits import quietly
 from tests.test_cli import called
 from tests.tools import tiny_model
 from tests.tools.small_project import ROOT, SMALL, write_project
@@ -270,7 +271,7 @@ def test_every_kind_of_error_has_one_line_and_its_code(
         raise Died(f"The actor died:\nray::Worker.__init__()\n  File x\naqe.errors.{kind.__name__}: what is wrong\n")
 
     for fail in (as_it_is, as_a_cause, as_text):
-        with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+        with patch.dict(os.environ), pytest.raises(SystemExit) as ended, quietly():
             fail()
         assert ended.value.code == kind.exit_code
         assert capsys.readouterr().err == f"{kind.__name__}: what is wrong\n"
@@ -283,7 +284,7 @@ def test_an_error_of_a_ray_task_is_one_line(capsys: pytest.CaptureFixture[str]) 
     text = "Traceback (most recent call last):\n  File x\naqe.errors.DataError: what is wrong"
     error = RayTaskError("write_queries", text, DataError("what is wrong")).as_instanceof_cause()
     assert isinstance(error, DataError)
-    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, quietly():
         raise error
     assert ended.value.code == 3
     assert capsys.readouterr().err == "DataError: what is wrong\n"
@@ -297,7 +298,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(
 
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setenv("RAY_ADDRESS", "nowhere:6379")
-    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, quietly():
         cli._connect()
     assert ended.value.code == 4
     [line] = capsys.readouterr().err.splitlines()
@@ -305,22 +306,22 @@ def test_a_cluster_that_does_not_answer_is_one_line(
 
 
 def test_debug_shows_where_and_our_own_faults_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    with patch.dict(os.environ), pytest.raises(SystemExit), cli.quietly(debug=True):
+    with patch.dict(os.environ), pytest.raises(SystemExit), quietly(debug=True):
         raise InputError("what is wrong")
     assert "Traceback" in capsys.readouterr().err
-    with patch.dict(os.environ), pytest.raises(ZeroDivisionError), cli.quietly():
+    with patch.dict(os.environ), pytest.raises(ZeroDivisionError), quietly():
         _ = 1 / 0
 
 
 def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, quietly():
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert "Interrupted. The same command resumes" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line_wherever_it_is_met(capsys: pytest.CaptureFixture[str]) -> None:
-    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, cli.quietly():
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended, quietly():
         raise OSError(28, "No space left on device")
     assert ended.value.code == 4
     assert "Make room" in capsys.readouterr().err

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from aqe.base_model import check_model
-from aqe.cli import RAISED, quietly
 from aqe.config.data import ModelConfig
+from aqe.exits import RAISED, quietly
 from cluster.local.ray_head import Head, free_ports, ray_head
 
 ROOT = Path(__file__).parents[2]

@@ -60,9 +60,10 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true")
     args = parser.parse_args()
     # Looked at here too, so that a mistake is said before a cluster starts.
-    from aqe.cli import checked, quietly
+    from aqe.cli import checked
     from aqe.config.base import nearest
     from aqe.errors import ConfigError
+    from aqe.exits import quietly
 
     # Ended from outside, or its terminal closed, it ends its Ray too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

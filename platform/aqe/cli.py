@@ -1,15 +1,10 @@
 """The command `aqe`: a verb for each stage, which jobs/ share, and what looks before and after a run."""
 
 import contextlib
-import errno
 import os
-import re
 import shutil
-import sys
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +14,8 @@ import typer
 
 from aqe.config.pipeline import PRESETS, PipelineConfig, limited, load_config
 from aqe.config.sources import SPLITS
-from aqe.errors import KINDS, AqeError, ConfigError, DependencyError, StorageError
+from aqe.errors import ConfigError, DependencyError, StorageError
+from aqe.exits import QUIET, quietly
 from aqe.observe.progress import duration, say
 
 if TYPE_CHECKING:
@@ -28,17 +24,6 @@ if TYPE_CHECKING:
 
 #: What a run needs beside the core: packages, and the extras that bring them.
 NEEDS = {"ray": "ray", "trl": "train", "pyserini": "lucene"}
-
-#: Progress is said by the stages, one line each ten seconds. What the libraries say beside it stays in Ray's log files.
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TQDM_DISABLE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONWARNINGS": "ignore",
-    "DS_LOG_LEVEL": "error",
-}
 
 ConfigName = Annotated[
     str, typer.Option("--config", help="A preset's name (`aqe presets` lists them), or the path of a YAML file.")
@@ -54,66 +39,12 @@ Limit = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 
-#: How Ray writes an error of ours that was raised where an actor starts: it hands on its text alone.
-RAISED = re.compile(r"^aqe\.errors\.(\w+): (.+)$", re.MULTILINE)
-
 # Rich's own markup would take [rsft, dpo] in a docstring for a style.
 _program = partial(typer.Typer, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 app = _program(
     no_args_is_help=True, help="Aligned Query Expansion: an LLM learns to write the one expansion that BM25 needs."
 )
-
-
-@contextlib.contextmanager
-def quietly(debug: bool = False) -> Iterator[None]:
-    """Silence the libraries, and say a user's error in one line, with its exit code (`aqe.errors`).
-
-    `debug` shows the traceback too. What is no error of the user's keeps it: that is a fault to report.
-    """
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    os.environ |= {name: value for name, value in QUIET.items() if name not in os.environ}
-    if not Path("/dev/nvidiactl").exists():
-        # DeepSpeed finds this out too, with a warning in every process.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command resumes: what is finished is kept.", file=sys.stderr, flush=True)
-        raise SystemExit(130) from None
-    except Exception as error:
-        said = _ours(error)
-        if said is None:
-            raise
-        if debug:
-            traceback.print_exc()
-        kind, message = said
-        print(f"{kind.__name__}: {message}", file=sys.stderr, flush=True)
-        raise SystemExit(kind.exit_code) from None
-
-
-def _ours(error: BaseException) -> tuple[type[AqeError], str] | None:
-    """(kind, message) of the error of aqe's that another one was raised for, or None.
-
-    A Ray task's error carries its cause; that of an actor that could not start has it in its text alone.
-    """
-    seen: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in seen:
-        seen.append(one)
-        cause = getattr(one, "cause", None)
-        # What ray.get raises is of both kinds, and its text is the whole traceback.
-        if isinstance(one, AqeError) and not isinstance(cause, AqeError):
-            return type(one), str(one)
-        context = None if one.__suppress_context__ else one.__context__
-        one = cause if isinstance(cause, BaseException) else one.__cause__ or context
-    for one in seen:
-        for name, message in RAISED.findall(str(one)):
-            if name in KINDS:
-                return KINDS[name], message
-        if isinstance(one, OSError) and one.errno == errno.ENOSPC:
-            return StorageError, f"no space is left ({one}). Make room and run again: what is finished is kept."
-    return None
 
 
 def checked(
