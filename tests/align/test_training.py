@@ -111,16 +111,6 @@ def test_rsft_learns_and_leaves_a_plain_model(rsft: Trained, root: Path) -> None
     ]
 
 
-def test_a_model_that_stays_random_ends_the_stage_before_its_first_step(
-    ray_cluster: None, root: Path, tmp_path: Path
-) -> None:
-    start = phimoe(tmp_path / "phimoe")
-    with pytest.raises(ConfigError, match=r"cannot train the model in .*phimoe.*Set align\.stages to \[rsft\]"):
-        run("dpo", start, root, name="refused")
-    assert sorted(p.name for p in (root / "refused").iterdir()) == ["checkpoints", "dead_letters.parquet"]
-    assert not (root / "refused/checkpoints/progress.json").exists()
-
-
 def test_learning_rate_warms_up_and_decays_as_configured(rsft: Trained) -> None:
     rates = rsft[1]["learning_rate"].to_pylist()
     # 5 % of 12 steps, rounded up: one step of warm-up, then a straight line to zero, which no step has.
@@ -226,6 +216,16 @@ def test_a_killed_worker_changes_nothing(rsft: Trained, root: Path) -> None:
     assert stats["resumed"] is True
     assert_same(curves, rsft[1])
     assert torch.allclose(weights(root / "killed/model"), weights(root / "rsft/model"), rtol=1e-6, atol=1e-7)
+
+
+def test_a_model_that_stays_random_ends_the_stage_before_its_first_step(
+    ray_cluster: None, root: Path, tmp_path: Path
+) -> None:
+    start = phimoe(tmp_path / "phimoe")
+    with pytest.raises(ConfigError, match=r"cannot train the model in .*phimoe.*Set align\.stages to \[rsft\]"):
+        run("dpo", start, root, name="refused")
+    assert sorted(p.name for p in (root / "refused").iterdir()) == ["checkpoints", "dead_letters.parquet"]
+    assert not (root / "refused/checkpoints/progress.json").exists()
 
 
 @pytest.mark.slow
