@@ -58,7 +58,7 @@ class Comparison:
         asked += list(self._tried.values()) if wanted & {"zero_shot_best", "zero_shot_cut"} else []
         asked += [first.greedy(self.split, resolve(self.config.prompt))] if "zero_shot" in wanted else []
         asked += [first.candidates(self.split, limit)] if wanted & {"union", "filtered", "best_of_n"} else []
-        first.ask(None, *asked)
+        first.ask(*asked)
 
     @property
     def _tried(self) -> dict[str, Asked]:
@@ -67,7 +67,7 @@ class Comparison:
 
     @cached_property
     def _greedy(self) -> dict[str, Artifact]:
-        return dict(zip(self._tried, self.first.ask(None, *self._tried.values()), strict=True))
+        return dict(zip(self._tried, self.first.ask(*self._tried.values()), strict=True))
 
     @property
     def _prompts(self) -> dict[str, PromptConfig]:
@@ -121,6 +121,13 @@ class Comparison:
                 samples, ranks = first.samples(self.split, limit), first.ranks(self.split, limit)
                 return best_of_n(self.run, judged=judged, samples=samples, ranks=ranks)
         return None
+
+    def _ask_aligned(self) -> None:
+        """One greedy expansion of each query by every trained model."""
+        served = resolve(self.config.prompt)
+        self.first.ask(
+            *(p.greedy(self.split, served, p.aligned(name)) for name in self._learned for p in self.pipelines)
+        )
 
     def _written(self, name: str) -> list[Artifact | None]:
         """Expansions of a system: one for each seed where something is trained for it."""
@@ -183,6 +190,7 @@ class Comparison:
         """All systems: what they write, and what the search finds for it."""
         first = self.first
         self._ask_base()
+        self._ask_aligned()
         systems = [name for name in self.wanted if name != RANDOM] + self._learned
         expansions = {name: tuple(self._written(name)) for name in systems}
         searched = self._searched(expansions)

@@ -99,16 +99,17 @@ class Pipeline:
 
     def samples(self, split: Split = "train", limit: int | None = None, of: str | None = None) -> Artifact:
         """Candidates of each query, of the first `limit` of a split."""
-        return self.ask(of, self.candidates(split, limit, of))[0]
+        return self.ask(self.candidates(split, limit, of))[0]
 
     def candidates(self, split: Split, limit: int | None = None, of: str | None = None) -> Asked:
         """What is asked for them."""
         generation = Generation.draw(self.config.sample, self.config.engine, self._asked(of), limit)
-        return Asked(_named(f"sample_{split}", of), generation, self.judged(split))
+        return Asked(_named(f"sample_{split}", of), generation, self.judged(split), self.language_model(of))
 
-    def ask(self, of: str | None, *asked: Asked) -> list[Artifact]:
-        """What a model answers, which is loaded once for all that is asked."""
-        return sample_all(self.run, f"ask_{of or 'base'}", asked, self.language_model(of))
+    def ask(self, *asked: Asked) -> list[Artifact]:
+        """What models answer, each of which is loaded once for all that it is asked."""
+        aligned = any(one.model.artifact for one in asked)
+        return sample_all(self.run, "ask_aligned" if aligned else "ask_base", asked)
 
     def _asked(self, of: str | None) -> PromptConfig:
         return resolve(self.config.sample_prompt if of is None else self.config.prompt)
@@ -185,13 +186,13 @@ class Pipeline:
 
     def expansions(self, split: Split, prompt: PromptConfig, of: str | None = None) -> Artifact:
         """One greedy expansion of each query, by the base model or by one of the aligned models."""
-        return self.ask(of, self.greedy(split, prompt, of))[0]
+        return self.ask(self.greedy(split, prompt, of))[0]
 
     def greedy(self, split: Split, prompt: PromptConfig, of: str | None = None) -> Asked:
         """What is asked for them."""
         sample, limit = self.config.sample, ExpanderSettings.of(self.config).max_tokens
         generation = Generation.greedy(sample, self.config.engine, prompt, limit)
-        return Asked(f"expand_{split}_{of or 'base'}", generation, self.judged(split))
+        return Asked(f"expand_{split}_{of or 'base'}", generation, self.judged(split), self.language_model(of))
 
 
 def _named(stage: str, of: str | None) -> str:

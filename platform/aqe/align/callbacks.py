@@ -38,9 +38,13 @@ class ReportCheckpoint(TrainerCallback):  # type: ignore[misc]
     directory belongs to one rank and one attempt, and the step is exact.
     """
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if state.global_step >= state.max_steps:
-            return  # the trained model follows at once, see `report_model`
+            # The trained model follows at once, see `report_model`: the optimizer's state would be written for nobody.
+            control.should_save = False
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         dist.barrier()
         with tempfile.TemporaryDirectory(dir=args.output_dir) as directory:
             shutil.move(f"{args.output_dir}/checkpoint-{state.global_step}", f"{directory}/{STATE}")
@@ -107,8 +111,7 @@ class KlCurve(TrainerCallback):  # type: ignore[misc]
         model.eval()
         total = 0.0
         with safe_open(self.reference, "pt") as reference:
-            for i, text in enumerate(self.texts):
-                p = completion_logprobs(model, *text)
+            for i, p in enumerate(completion_logprobs(model, self.texts)):
                 total += kl(p, reference.get_tensor(str(i)).to(p.device))
         model.train(training)
         row["kl_per_token"] = total / sum(length for _, length in self.texts)

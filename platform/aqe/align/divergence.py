@@ -5,7 +5,7 @@ data. While training goes on the reference is a file of log-probabilities, becau
 second model: under ZeRO-3 every model that is loaded there is sharded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from aqe.storage import put
 if TYPE_CHECKING:
     import torch
 
-MEASURED_ROWS = 64
+MEASURED_ROWS = 32
 """Rows on which the finished model is measured."""
+AT_ONCE = 1024
+"""Tokens of these that are measured together: the weights are read once for all of them."""
 COMPARED_ROWS = 4
 """Rows on which an exported model is held against the one that was trained."""
 CURVE_TOKENS = 128
@@ -37,8 +39,10 @@ def divergence(kind: Kind, model: Any, reference: Any, rows: list[dict[str, Any]
     """
     kl_sum, tokens = 0.0, 0
     changes: dict[str, list[float]] = {}
-    for name, learned, ids, length in _completions(kind, rows):
-        p, q = completion_logprobs(model, ids, length), completion_logprobs(reference, ids, length)
+    texts = list(_completions(kind, rows))
+    of = [(ids, length) for _, _, ids, length in texts]
+    both = zip(texts, completion_logprobs(model, of), completion_logprobs(reference, of), strict=True)
+    for (name, learned, ids, length), p, q in both:
         targets = p.new_tensor(ids[-length:]).long()[:, None]
         changes.setdefault(name, []).append(float((p - q).gather(-1, targets).double().sum()))
         if learned:
@@ -57,15 +61,36 @@ def _completions(kind: Kind, rows: list[dict[str, Any]]) -> Iterator[tuple[str, 
                 yield f"logp_change_{side}", side == "chosen", row["prompt_ids"] + ids, len(ids)
 
 
-def completion_logprobs(model: Any, ids: list[int], length: int) -> "torch.Tensor":
-    """Float32 log-probabilities (length, vocabulary) at the last `length` tokens of `ids`."""
+def completion_logprobs(model: Any, texts: Sequence[tuple[list[int], int]]) -> Iterator["torch.Tensor"]:
+    """Of each (ids, length): float32 log-probabilities (length, vocabulary) at the last `length` tokens of `ids`.
+
+    As many texts together as AT_ONCE allows. Short ones are filled up at their end, with any token and no mask: a
+    causal model does not look ahead.
+    """
+    group: list[tuple[list[int], int]] = []
+    longest = 0
+    for text in texts:
+        longest = max(longest, len(text[0]))
+        if group and longest * (len(group) + 1) > AT_ONCE:
+            yield from _together(model, group)
+            group, longest = [], len(text[0])
+        group.append(text)
+    if group:
+        yield from _together(model, group)
+
+
+def _together(model: Any, texts: Sequence[tuple[list[int], int]]) -> Iterator["torch.Tensor"]:
     import torch
 
+    longest = max(len(ids) for ids, _ in texts)
+    kept = longest - min(len(ids) - length - 1 for ids, length in texts)
     with torch.no_grad():
-        inputs = torch.tensor([ids], device=model.device)
-        # Position i predicts token i + 1; only the completion's positions go through the vocabulary.
-        logits: torch.Tensor = model(inputs, logits_to_keep=length + 1, use_cache=False).logits
-        return logits[0, -length - 1 : -1].float().log_softmax(-1)
+        inputs = torch.tensor([ids + ids[-1:] * (longest - len(ids)) for ids, _ in texts], device=model.device)
+        # Position i predicts token i + 1; only the completions' positions go through the vocabulary.
+        logits: torch.Tensor = model(inputs, logits_to_keep=kept, use_cache=False).logits[:, -kept:]
+    for row, (ids, length) in zip(logits, texts, strict=True):
+        first = len(ids) - length - 1 - (longest - kept)
+        yield row[first : first + length].float().log_softmax(-1)
 
 
 def completion_logps(kind: Kind, model: Any, rows: list[dict[str, Any]]) -> list[float]:
@@ -74,7 +99,8 @@ def completion_logps(kind: Kind, model: Any, rows: list[dict[str, Any]]) -> list
     model.eval()
     means = []
     for _, _, ids, length in _completions(kind, rows):
-        logprobs = completion_logprobs(model, ids, length)
+        # Alone: what trained and what was exported are compared, by the same arithmetic.
+        (logprobs,) = completion_logprobs(model, [(ids, length)])
         targets = logprobs.new_tensor(ids[-length:]).long()[:, None]
         means.append(float(logprobs.gather(-1, targets).double().mean()))
     model.train(training)
@@ -116,7 +142,7 @@ def write_reference(kind: Kind, *, start: str, tokens: str, out: str, bfloat16: 
     texts = curve_texts(kind, rows.select(range(min(MEASURED_ROWS, len(rows)))).to_list())
 
     def measured(model: Any) -> dict[str, torch.Tensor]:
-        return {str(i): completion_logprobs(model, *text).cpu() for i, text in enumerate(texts)}
+        return {str(i): logprobs.cpu() for i, logprobs in enumerate(completion_logprobs(model, texts))}
 
     reference = measured(AutoModelForCausalLM.from_pretrained(start, dtype=dtype).to(device).eval())
     if kind == "dpo":

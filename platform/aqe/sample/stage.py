@@ -62,6 +62,7 @@ class Asked:
     stage: str
     generation: Generation
     judged: Artifact
+    model: LanguageModel
 
     @property
     def queries(self) -> Path:
@@ -90,66 +91,82 @@ def sample_expansions(
     A file of `data/` holds `queries_per_unit` queries of `judged`, in their order; a query that could not be sampled is
     in the dead letters.
     """
-    return sample_all(run, stage, [Asked(stage, generation, judged)], model)[0]
+    return sample_all(run, stage, [Asked(stage, generation, judged, model)])[0]
 
 
-def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel) -> list[Artifact]:
-    """The same for several stages that ask one model, with one engine configuration: it is loaded once.
+def sample_all(run: Run, name: str, asked: Sequence[Asked]) -> list[Artifact]:
+    """The same for several stages with one engine configuration: what asks one model asks it while it is loaded once.
 
-    `name` is what the pool of several is called.
+    The transformers engine loads one model after the other in the same processes; vLLM, which cannot be loaded twice in
+    a process, has a pool for each. `name` is what a pool of several stages is called.
     """
     config = asked[0].generation.engine
 
     def build(missing: Mapping[int, Path]) -> Iterator[tuple[int, dict[str, Any]]]:
         nodes = run.nodes("gpu")
         use_gpu = nodes.gpus > 0
-        engine = choose_engine(config, use_gpu, model.path)
-        # As resolved here: units made on other machines than these are not mixed with theirs, and all workers do alike.
-        dtype = precision(config, str(model.path), use_gpu)
-        source = EngineSource(engine, str(model.path), config.model_copy(update={"dtype": dtype}))
-        parts = []
-        for i, out in missing.items():
-            generation = asked[i].generation
-            units = write_plan(
-                out / "plan.parquet",
-                asked[i].queries,
-                generation.prompt,
-                limit=generation.limit,
-                num_samples=generation.num_samples,
-                seed=generation.seed,
-                queries_per_unit=generation.queries_per_unit,
-                identity=f"{model.fingerprint} {asked[i].settings} {engine} {dtype}",
-                tokenizer=load_tokenizer(model.path),
-            )
-            sequences = generation.queries_per_unit * generation.num_samples
-            in_flight = config.in_flight(use_gpu, sequences) if engine == "vllm" else 1
-            args = {"sampling": generation.sampling, "stage": asked[i].stage, "in_flight": in_flight}
-            reads = () if model.artifact is None else (model.path,)
-            read = PlanReader(out / "plan.parquet")
-            work = Work(SampleWorker, args, read, SAMPLES, reads=reads, source=source, in_flight=in_flight)
-            parts.append(Part(asked[i].stage, out, units, work))
-        places, pool = list(missing), engine_pool(config, nodes)
-        for place, stats in run_parts(run, name if len(parts) > 1 else parts[0].stage, parts, pool):
-            if stats["reasoning"]:
-                run.say(
-                    f"WARNING: {parts[place].stage}: {stats['reasoning']} of {stats['candidates']} candidates hold "
-                    "reasoning, which is cut off. Tell the chat template of the model to leave it out: see "
-                    "`chat_kwargs` of the prompt."
-                )
-            yield places[place], {"engine": engine, "dtype": dtype, **stats}
+        sources = {i: _source(asked[i], use_gpu) for i in missing}
+        pools: dict[str | None, dict[int, Part]] = {}
+        for i, source in sources.items():
+            alone = source.model_path if source.engine == "vllm" else None
+            pools.setdefault(alone, {})[i] = _part(asked[i], missing[i], source, use_gpu)
+        for of_pool in pools.values():
+            places, parts = list(of_pool), list(of_pool.values())
+            pool = engine_pool(config, nodes)
+            for place, stats in run_parts(run, name if len(parts) > 1 else parts[0].stage, parts, pool):
+                if stats["reasoning"]:
+                    run.say(
+                        f"WARNING: {parts[place].stage}: {stats['reasoning']} of {stats['candidates']} candidates hold "
+                        "reasoning, which is cut off. Tell the chat template of the model to leave it out: see "
+                        "`chat_kwargs` of the prompt."
+                    )
+                source = sources[places[place]]
+                yield places[place], {"engine": source.engine, "dtype": source.config.dtype, **stats}
 
     wanted = [
         Wanted(
             one.stage,
             one.settings,
             # What they ask, not what was found relevant: another corpus leaves the candidates as they are.
-            {"model": model.fingerprint, "queries": _identity(one.queries, one.generation.limit)},
-            parents=(one.judged,) if model.artifact is None else (one.judged, model.artifact),
+            {"model": one.model.fingerprint, "queries": _identity(one.queries, one.generation.limit)},
+            parents=(one.judged,) if one.model.artifact is None else (one.judged, one.model.artifact),
             packages=PACKAGES,
         )
         for one in asked
     ]
     return run.make_all(wanted, build)
+
+
+def _source(asked: Asked, use_gpu: bool) -> EngineSource:
+    """The model and what loads it, `auto` resolved here: all workers do alike."""
+    config, path = asked.generation.engine, asked.model.path
+    dtype = precision(config, str(path), use_gpu)
+    engine = choose_engine(config, use_gpu, path)
+    return EngineSource(engine, str(path), config.model_copy(update={"dtype": dtype}))
+
+
+def _part(asked: Asked, out: Path, source: EngineSource, use_gpu: bool) -> Part:
+    """A stage's plan, written below `out`, and the work on it."""
+    generation, model = asked.generation, asked.model
+    units = write_plan(
+        out / "plan.parquet",
+        asked.queries,
+        generation.prompt,
+        limit=generation.limit,
+        num_samples=generation.num_samples,
+        seed=generation.seed,
+        queries_per_unit=generation.queries_per_unit,
+        # As resolved: units made on other machines than these are not mixed with theirs.
+        identity=f"{model.fingerprint} {asked.settings} {source.engine} {source.config.dtype}",
+        tokenizer=load_tokenizer(model.path),
+    )
+    sequences = generation.queries_per_unit * generation.num_samples
+    in_flight = generation.engine.in_flight(use_gpu, sequences) if source.engine == "vllm" else 1
+    args = {"sampling": generation.sampling, "stage": asked.stage, "in_flight": in_flight}
+    reads = () if model.artifact is None else (model.path,)
+    read = PlanReader(out / "plan.parquet")
+    work = Work(SampleWorker, args, read, SAMPLES, reads=reads, source=source, in_flight=in_flight)
+    return Part(asked.stage, out, units, work)
 
 
 def _identity(queries: Path, limit: int | None) -> str:
