@@ -108,8 +108,7 @@ class Pipeline:
 
     def ask(self, *asked: Asked) -> list[Artifact]:
         """What models answer, each of which is loaded once for all that it is asked."""
-        aligned = any(one.model.artifact for one in asked)
-        return sample_all(self.run, "ask_aligned" if aligned else "ask_base", asked)
+        return sample_all(self.run, asked)
 
     def _asked(self, of: str | None) -> PromptConfig:
         return resolve(self.config.sample_prompt if of is None else self.config.prompt)

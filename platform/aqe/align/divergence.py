@@ -5,7 +5,7 @@ data. While training goes on the reference is a file of log-probabilities, becau
 second model: under ZeRO-3 every model that is loaded there is sharded.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

@@ -91,16 +91,17 @@ def sample_expansions(
     A file of `data/` holds `queries_per_unit` queries of `judged`, in their order; a query that could not be sampled is
     in the dead letters.
     """
-    return sample_all(run, stage, [Asked(stage, generation, judged, model)])[0]
+    return sample_all(run, [Asked(stage, generation, judged, model)])[0]
 
 
-def sample_all(run: Run, name: str, asked: Sequence[Asked]) -> list[Artifact]:
+def sample_all(run: Run, asked: Sequence[Asked]) -> list[Artifact]:
     """The same for several stages with one engine configuration: what asks one model asks it while it is loaded once.
 
     The transformers engine loads one model after the other in the same processes; vLLM, which cannot be loaded twice in
-    a process, has a pool for each. `name` is what a pool of several stages is called.
+    a process, has a pool for each.
     """
     config = asked[0].generation.engine
+    several = "ask_aligned" if any(one.model.artifact for one in asked) else "ask_base"
 
     def build(missing: Mapping[int, Path]) -> Iterator[tuple[int, dict[str, Any]]]:
         nodes = run.nodes("gpu")
@@ -113,7 +114,7 @@ def sample_all(run: Run, name: str, asked: Sequence[Asked]) -> list[Artifact]:
         for of_pool in pools.values():
             places, parts = list(of_pool), list(of_pool.values())
             pool = engine_pool(config, nodes)
-            for place, stats in run_parts(run, name if len(parts) > 1 else parts[0].stage, parts, pool):
+            for place, stats in run_parts(run, several if len(parts) > 1 else parts[0].stage, parts, pool):
                 if stats["reasoning"]:
                     run.say(
                         f"WARNING: {parts[place].stage}: {stats['reasoning']} of {stats['candidates']} candidates hold "
