@@ -74,7 +74,8 @@ class AlignConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed's ZeRO stage. 0 shards nothing."""
     workers: int | None = Field(default=None, ge=1)
-    """Ray Train workers. `null` means one per GPU (as many as divide `batch_size` evenly), or one worker on all cores."""
+    """Ray Train workers. `null` means one per GPU (as many as divide `batch_size` evenly), or one worker on all
+    cores."""
     micro_batch_size: int = Field(default=4, ge=1)
     """Rows or pairs that a worker puts through the model at once. The rest of its batch is accumulated."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -39,11 +39,11 @@ class EvaluateConfig(Config):
     """Dev queries that are needed to choose k1 and b. With fewer, `index.k1` and `index.b` stay. 0 never tunes: use it
     if the settings of your search engine are fixed."""
     seeds: int = Field(default=1, ge=1, le=20)
-    """Training runs per aligned model; its row is their mean. Their seeds are `align.seed` and the numbers after it. The
-    last of several runs also draws new candidates, with `sample.seed` + 1."""
+    """Training runs per aligned model; its row is their mean. Their seeds are `align.seed` and the numbers after it.
+    The last of several runs also draws new candidates, with `sample.seed` + 1."""
     pools: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Test sets that are also reported together: the name of a pool, and the names of its sets. A set has the name of its
-    file without suffix, or of its directory."""
+    """Test sets that are also reported together: the name of a pool, and the names of its sets. A set has the name of
+    its file without suffix, or of its directory."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Token limit of greedy expansions. `null` means `sample.max_tokens`."""
     zero_shot_prompts: tuple[str | PromptConfig, ...] = ()

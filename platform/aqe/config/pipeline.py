@@ -63,7 +63,8 @@ class PipelineConfig(Config):
     """One run of the loop."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    """Name of the run. Its artifacts are in `runs_dir`/`name`. If you leave it out, the run has the name of the file."""
+    """Name of the run. Its artifacts are in `runs_dir`/`name`. If you leave it out, the run has the name of the
+    file."""
     runs_dir: Path = Path("runs")
     """Directory that holds the runs."""
     model: ModelConfig = ModelConfig()

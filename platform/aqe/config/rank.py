@@ -11,7 +11,8 @@ class RankConfig(Config):
     """Exact gold ranks of query plus expansion, and the search of the report."""
 
     engine: Literal["impacts", "lucene"] = "impacts"
-    """`impacts` counts over the impact index in compiled loops. `lucene` is the reference: the same ranks, but slowly."""
+    """`impacts` counts over the impact index in compiled loops. `lucene` is the reference: the same ranks, but
+    slowly."""
     query_weight: int = Field(default=1, ge=1)
     """How often the query is repeated before the expansion. It holds for ranking, evaluation and serving."""
     distinct_words: bool = False

@@ -11,7 +11,8 @@ PLACES = QUERY, PASSAGE = ("{query}", "{passage}")
 
 
 class PromptConfig(Config):
-    """Text before the expansion. `{query}` stands for the query. A prompt that asks for a query has `{passage}` instead."""
+    """Text before the expansion. `{query}` stands for the query. A prompt that asks for a query has `{passage}`
+    instead."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """Name of your prompt in reports and cards: small letters, digits and `_`."""
@@ -22,8 +23,8 @@ class PromptConfig(Config):
     system: str | None = None
     """System message of a chat prompt."""
     chat_kwargs: dict[str, Any] = Field(default_factory=lambda: {"enable_thinking": False})
-    """Passed to the chat template. Templates that do not know `enable_thinking` ignore it. A model that thinks before it
-    answers would otherwise spend the expansion's tokens on that."""
+    """Passed to the chat template. Templates that do not know `enable_thinking` ignore it. A model that thinks before
+    it answers would otherwise spend the expansion's tokens on that."""
     stop: tuple[str, ...] = ()
     """Texts that end an expansion. They are not part of it."""
     strip_question_mark: bool = False
@@ -74,19 +75,20 @@ class EngineConfig(Config):
     name: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto` takes vLLM if it is installed and supports the machine, otherwise transformers."""
     workers: int | None = Field(default=None, ge=1)
-    """Actors that generate. `null` means one per GPU, or one per CPU core if there is no GPU. Actors that do not fit wait
-    for an autoscaler."""
+    """Actors that generate. `null` means one per GPU, or one per CPU core if there is no GPU. Actors that do not fit
+    wait for an autoscaler."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of generation. `auto` means bfloat16 on a GPU. On a CPU it means bfloat16 if the weights are stored so and
-    the CPU multiplies it (AVX512-BF16 or AMX), which takes about half the time, otherwise float32."""
+    """Precision of generation. `auto` means bfloat16 on a GPU. On a CPU it means bfloat16 if the weights are stored so
+    and the CPU multiplies it (AVX512-BF16 or AMX), which takes about half the time, otherwise float32."""
     max_model_len: int = Field(default=1024, ge=16)
     """Tokens of prompt and expansion together."""
     max_batch: int = Field(default=256, ge=1)
-    """Sequences that are decoded together. On an H100, the transformers engine was 1.4 to 2.6 times as fast with 1024."""
+    """Sequences that are decoded together. On an H100, the transformers engine was 1.4 to 2.6 times as fast with
+    1024."""
     units_in_flight: int | None = Field(default=None, ge=1)
-    """Units that vLLM works on at once, so that candidates of the next unit fill the places of those that have ended. On a
-    GPU, `null` means one more than the units that hold twice `max_batch` sequences, so that no place is empty. On a
-    CPU, `null` means 1: a unit that is done again then gives the same candidates bit for bit."""
+    """Units that vLLM works on at once, so that candidates of the next unit fill the places of those that have ended.
+    On a GPU, `null` means one more than the units that hold twice `max_batch` sequences, so that no place is empty. On
+    a CPU, `null` means 1: a unit that is done again then gives the same candidates bit for bit."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """GiB per actor for the key-value cache of vLLM's CPU build."""
     extra: dict[str, object] = Field(default_factory=dict)

@@ -61,7 +61,8 @@ class SearchConfig(Config):
     index: IndexConfig = IndexConfig()
     """BM25's settings, and the language that the index was built with."""
     corpus: Path | None = None
-    """The artifact `corpus-...`, or a file or directory of Parquet with docid, title and text. Hits are shown from it."""
+    """The artifact `corpus-...`, or a file or directory of Parquet with docid, title and text. Hits are shown from
+    it."""
     queries: Path | None = None
     """Parquet of queries (qid, text) that the page offers as examples."""
     qrels: tuple[Path, ...] = ()
@@ -79,8 +80,8 @@ class ServeConfig(Config):
     """What generates text. `auto` takes vLLM with continuous batching if it is installed for this machine, otherwise
     transformers."""
     keys_file: Path | None = None
-    """File with one API key per line. The variable AQE_API_KEYS (separated by commas) adds to them. Without any key, only
-    requests from this machine are answered."""
+    """File with one API key per line. The variable AQE_API_KEYS (separated by commas) adds to them. Without any key,
+    only requests from this machine are answered."""
     cache: CacheConfig = CacheConfig()
     """Answers that are kept for repeated queries."""
     skip: SkipConfig = SkipConfig()

@@ -112,7 +112,8 @@ class HubCorpus(FromHub):
 
 
 class AnseriniCorpus(Config):
-    """The passages that an Anserini index stores. This index is also searched, unless `index.path` names another one."""
+    """The passages that an Anserini index stores. This index is also searched, unless `index.path` names another
+    one."""
 
     format: Literal["anserini"]
     """How the rows are stored (docs/formats.md)."""
@@ -181,9 +182,9 @@ class AnswersConfig(Config):
     """When a passage holds an answer, if only answers are known."""
 
     match: Literal["dpr", "regex", "substring"] = "dpr"
-    """`dpr`: the words of the answer occur in a row (Karpukhin et al. 2020). `regex`: the answer is a regular expression
-    (CuratedTREC). `substring`: the answer occurs, even inside a word; scripts without blanks need this (Chinese,
-    Japanese, Thai, Korean with its particles)."""
+    """`dpr`: the words of the answer occur in a row (Karpukhin et al. 2020). `regex`: the answer is a regular
+    expression (CuratedTREC). `substring`: the answer occurs, even inside a word; scripts without blanks need this
+    (Chinese, Japanese, Thai, Korean with its particles)."""
 
 
 class Asked(Config):
@@ -194,12 +195,13 @@ class Asked(Config):
     limit: int | None = Field(default=None, ge=1)
     """Queries to take from each file at most. `null` means all."""
     order: Literal["file", "hash"] = "hash"
-    """`hash` takes queries in the order of the MD5 of their qid, so that a `limit` is a fair sample. `file` takes them in
-    the order of the file."""
+    """`hash` takes queries in the order of the MD5 of their qid, so that a `limit` is a fair sample. `file` takes them
+    in the order of the file."""
     qrels: QrelsConfig | None = None
     """Which passages are relevant, and how much, in files of their own. If you give it, nothing else decides."""
     exclude_self: bool = False
-    """Take the passage whose docid equals the qid out of the ranking (ArguAna, Quora: the query is itself a passage)."""
+    """Take the passage whose docid equals the qid out of the ranking (ArguAna, Quora: the query is itself a
+    passage)."""
     answers: AnswersConfig = AnswersConfig()
     """When a passage holds an answer."""
 
@@ -288,7 +290,8 @@ class SyntheticQueries(Config):
     prompt: str | PromptConfig = "question_few_shot"
     """Prompt that asks for a query: a name, or a prompt that you spell out with `{passage}` in its template."""
     depth: int = Field(default=100, ge=2)
-    """A training query stays if plain BM25 finds its passage within this depth, but not first. dev and test keep all."""
+    """A training query stays if plain BM25 finds its passage within this depth, but not first. dev and test keep
+    all."""
 
 
 #: What is read, where a synthetic source is asked for.
