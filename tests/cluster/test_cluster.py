@@ -106,7 +106,7 @@ def test_start_sets_the_proxys_variables_and_leaves_the_checkout(tmp_path: Path)
     assert Path(directory).parent == tmp_path and files.strip() == "0"
     assert arguments == "start --head --port=6379"
     seen = dict(line.split("=", 1) for line in env)
-    assert {**proxy_env(), "RAY_AUTH_MODE": "token"}.items() <= seen.items()
+    assert {**proxy_env(), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}.items() <= seen.items()
 
 
 def test_the_guide_says_what_ray_accepts_on_google_cloud() -> None:
