@@ -45,10 +45,11 @@ class SharesConfig(Config):
 
 
 class SplitsConfig(Config):
-    """Queries to train on, to choose settings by, and to report on. No query may be in two of them.
+    """Queries to train on, to choose settings by, and to report on.
 
-    Each is one source or a list of sources. Instead of the three, give `all`, which is split by rule. A single
-    synthetic source instead of all keys is short for `all`, with the usual shares unless it has a `split`.
+    A query that is in several of them counts for the last one only. Each is one source or a list of sources. Instead
+    of the three, give `all`, which is split by rule. A single synthetic source instead of all keys is short for
+    `all`, with the usual shares unless it has a `split`.
     """
 
     train: Sources | None = None
