@@ -310,3 +310,16 @@ def test_units_in_flight_keep_a_gpus_places_taken() -> None:
     assert (engine.in_flight(use_gpu=False, sequences=400), engine.in_flight(use_gpu=True, sequences=400)) == (1, 3)
     assert EngineConfig(max_batch=1024).in_flight(use_gpu=True, sequences=400) == 7
     assert EngineConfig(units_in_flight=2).in_flight(use_gpu=False, sequences=400) == 2
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_configurations_on_pages_are_valid() -> None:
+    (mine,) = blocks("README.md")
+    page, small = blocks("docs/own-corpus.md")
+    assert page == mine, "README.md and docs/own-corpus.md show the same mine.yaml"
+    (own,) = blocks("docs/prompts.md")
+    for changes in (small, own):
+        PipelineConfig.model_validate({"name": "mine"} | yaml.safe_load(mine) | yaml.safe_load(changes))
