@@ -82,7 +82,7 @@ bench-scaling: setup  ## ranking, sampling and dispatch on one and two nodes (15
 bench-driver: setup  ## the driver's memory with 80,000 queries x 50 candidates, ranked and preferred (15 minutes on 2 cores, 3 GB of disk)
 	@$(PY) benchmarks/driver.py
 
-bench-reading: setup  ## memory and pace of reading a corpus of 10 GB beside one of 1 GB (25 GB of disk)
+bench-reading: setup  ## memory and pace of reading a corpus of 10 GB and one of 1 GB (25 GB of disk)
 	@$(PY) benchmarks/reading.py
 
 bench-gpu: setup  ## the transformers engine and a training step on a GPU, at real models' sizes (4 minutes)

@@ -95,7 +95,7 @@ class SplitsConfig(Config):
             raise ValueError(f"`queries.{twice[0]}` has several synthetic sources: name one, with the `number` of all")
         if "all" in keys and len(self._listed("all")) > 1:
             raise ValueError(
-                "`queries.all` has a synthetic source beside others. Only synthetic training queries are filtered, so "
+                "`queries.all` has a synthetic source and others. Only synthetic training queries are filtered, so "
                 "name train, dev and test: each may be a list of a file and a synthetic source"
             )
         if len({(repr(source.prompt), source.depth) for source in self.asked.values()}) > 1:
