@@ -132,7 +132,7 @@ docs: setup  ## write docs/configuration.md, the tables of README.md and docs/re
 	@touch $@
 
 site: .tool/site/.ready  ## the pages of docs/ as a website in site/; a broken link is an error
-	@NO_MKDOCS_2_WARNING=1 .tool/site/bin/mkdocs build -q --strict
+	@NO_MKDOCS_2_WARNING=1 .tool/site/bin/mkdocs build --strict
 	@echo "Open site/index.html. To search in it: $(PYTHON) -m http.server -d site"
 
 clean:  ## remove the environment and caches, keep runs/

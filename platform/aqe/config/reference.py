@@ -77,7 +77,7 @@ def value_of(kind: Any, bounds: Sequence[Any] = ()) -> str:
     if origin is Literal:
         return ", ".join(f"`{word}`" for word in parts)
     if origin is tuple:
-        inner = re.sub(r"^(integer|number|path|text)\b", r"\1s", value_of(parts[0]))
+        inner = re.sub(r"^(integer|number|path)\b", r"\1s", value_of(parts[0]))
         return f"list of {inner}" if inner else ""
     if origin is dict:
         return "keys and values"
