@@ -10,7 +10,7 @@ TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",-
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart results-quickstart results-wiki wiki-small test test-slow test-cluster test-faults lint lock docs bench bench-rank bench-scaling \
+.PHONY: help setup demo quickstart results-quickstart results-wiki wiki-small test test-slow test-cluster test-faults lint lock docs site bench bench-rank bench-scaling \
   bench-align bench-sample bench-driver bench-reading bench-efficiency bench-gpu bench-serve serve monitor package cluster-up cluster-down clean
 
 help:  ## this list
@@ -82,7 +82,7 @@ bench-scaling: setup  ## ranking, sampling and dispatch on one and two nodes (15
 bench-driver: setup  ## the driver's memory with 80,000 queries x 50 candidates, ranked and preferred (15 minutes on 2 cores, 3 GB of disk)
 	@$(PY) benchmarks/driver.py
 
-bench-reading: setup  ## memory and pace of reading a corpus of 10 GB beside one of 1 GB (25 GB of disk)
+bench-reading: setup  ## memory and pace of reading a corpus of 10 GB and one of 1 GB (25 GB of disk)
 	@$(PY) benchmarks/reading.py
 
 bench-gpu: setup  ## the transformers engine and a training step on a GPU, at real models' sizes (4 minutes)
@@ -110,7 +110,7 @@ package: setup  ## the code as a checksummed zip below dist/, for `working_dir: 
 	@$(PY) -m cluster.package
 
 # --excludes only here: the GPU build needs torchvision, torchaudio and triton.
-lock: $(UV)  ## resolve the pinned packages anew
+lock: $(UV)  ## resolve the pinned packages again
 	$(UV) pip compile -q pyproject.toml --extra all --extra serve --extra cpu --group demo --group dev --excludes requirements/cpu-excludes.txt $(TORCH) \
 	  --python-version 3.11 --no-annotate --custom-compile-command "make lock" -o requirements/cpu-3.11.txt
 	$(UV) pip compile -q pyproject.toml --extra all --extra serve --extra gpu --group demo --group dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
@@ -118,11 +118,22 @@ lock: $(UV)  ## resolve the pinned packages anew
 	grep -v '^python-dateutil==' requirements/gpu-3.11.txt > .tool/constraints.txt  # boto3 wants an older one
 	$(UV) pip compile -q requirements/aws.in -c .tool/constraints.txt --python-version 3.11 --no-annotate \
 	  --custom-compile-command "make lock" -o requirements/aws-3.11.txt
+	$(UV) pip compile -q requirements/docs.in --universal --python-version 3.11 --no-annotate --generate-hashes \
+	  --custom-compile-command "make lock" -o requirements/docs.txt
 
-docs: setup  ## write docs/configuration.md, the tables of README.md and docs/results.md, and the Grafana dashboard anew
+docs: setup  ## write docs/configuration.md, the tables of README.md and docs/results.md, and the Grafana dashboard
 	@$(PY) -m aqe.config.reference > docs/configuration.md
 	@$(PY) -m aqe.report.pages docs/results README.md docs/results.md
 	@$(PY) -m cluster.observability > cluster/observability/dashboard.json
 
+.tool/site/.ready: requirements/docs.txt $(UV)
+	@$(UV) venv -q --allow-existing --python $(PYTHON) .tool/site
+	@$(UV) pip sync -q --python .tool/site/bin/python requirements/docs.txt
+	@touch $@
+
+site: .tool/site/.ready  ## the pages of docs/ as a website in site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 .tool/site/bin/mkdocs build --strict
+	@echo "Open site/index.html. To search in it: $(PYTHON) -m http.server -d site"
+
 clean:  ## remove the environment and caches, keep runs/
-	rm -rf $(VENV) .tool .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .tool site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -101,9 +101,7 @@ def _add_search(api: FastAPI, service: ExpandService, searcher: Any) -> None:
     async def search(body: SearchRequest) -> Searched:
         """Expand a query, then search with it and without: both lists, and which term brought which passage up."""
         if searcher is None:
-            raise HTTPException(
-                404, "No index is mounted beside this expander: set `search` in the application's args."
-            )
+            raise HTTPException(404, "No index is mounted with this expander: set `search` in the application's args.")
         started = time.perf_counter()
         expanded = await service.expand(body.query, body, started)
         lists = await searcher.search(body.query, expanded.expansion, expanded.composed, body.k, body.gold)

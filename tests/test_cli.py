@@ -95,7 +95,7 @@ def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path) -> None:
     done = aqe("check", "--config", "mine.yaml", *options, here=tmp_path)
     assert done.returncode == 0, done.stderr
     *plan, last = done.stdout.splitlines()
-    assert last == f"mine.yaml: all is well; a run's artifacts lie in {tmp_path / 'runs' / 'mine'}"
+    assert last == f"mine.yaml: nothing is wrong; a run writes its artifacts to {tmp_path / 'runs' / 'mine'}"
     assert any("candidates and as many gold ranks" in line for line in plan)
     assert not (tmp_path / "runs").exists()
     (tmp_path / "corpus.jsonl").unlink()

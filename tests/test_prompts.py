@@ -1,6 +1,8 @@
 """How a query becomes a prompt, and a prompt its tokens: what a user types stays text."""
 
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +11,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from aqe.base_model import resolve_model
+from aqe.config.data import ModelConfig
 from aqe.config.sample import PASSAGE, PromptConfig
 from aqe.errors import ConfigError, InputError
-from aqe.prompts import PROMPTS, check_prompt, inert, render, resolve, token_ids
+from aqe.prompts import PROMPTS, check_prompt, inert, load_tokenizer, render, resolve, token_ids
 
+ROOT = Path(__file__).parents[1]
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]")
 TURNS = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -127,3 +132,18 @@ def test_templates_and_prompts_that_go_together_pass() -> None:
         check_prompt(alone, tokenizer(template))
     check_prompt(CHAT, tokenizer())
     check_prompt(PROMPTS["ear"], tokenizer(None))
+
+
+def test_the_page_shows_what_each_named_prompt_renders_to() -> None:
+    page = (ROOT / "docs" / "prompts.md").read_text()
+    shown = dict(re.findall(r"^### `(\w+)`\n.*?```text\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL))
+    assert shown.keys() == PROMPTS.keys()
+    made = load_tokenizer(resolve_model(ModelConfig()).path)
+    for name, prompt in PROMPTS.items():
+        if prompt.place == PASSAGE:
+            query = "Coffee. roasted beans, ground and brewed"
+        else:
+            query = "a small stream of running water" if "definition" in name else "who was the first woman in space?"
+        assert shown[name] == render(prompt, query, made), f"docs/prompts.md, {name}: write what it renders to now"
+        ends_at_line = f"### `{name}`" in page and "end of the line" in page.split(f"### `{name}`")[1].split("```")[0]
+        assert ends_at_line == (prompt.stop == ("\n",)), name

@@ -149,7 +149,7 @@ def check_model(config: ModelConfig, engine: str = "auto") -> Checked | None:
         # Whatever a broken file makes the library throw.
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the tokenizer in {path} cannot be loaded ({why}). Save it anew beside the weights."
+            f"the tokenizer in {path} cannot be loaded ({why}). Save it again, next to the weights."
         ) from None
     if tokenizer.eos_token_id is None:
         raise InputError(
@@ -269,7 +269,7 @@ def _check_directory(path: Path, weights: bool = True) -> None:
         )
     if not any(any(path.glob(pattern)) for pattern in TOKENIZER):
         raise InputError(
-            f"{path} has no tokenizer (none of {', '.join(TOKENIZER)}). Save it beside the weights with "
+            f"{path} has no tokenizer (none of {', '.join(TOKENIZER)}). Save it next to the weights with "
             "`tokenizer.save_pretrained`."
         )
     if weights and not any(path.glob(_WEIGHTS)):
@@ -287,7 +287,7 @@ def _check_directory(path: Path, weights: bool = True) -> None:
     if "ConditionalGeneration" in kinds or any(config.get(f"{sense}_config") for sense in _SENSES):
         raise InputError(
             f"{path} is a model of more than text ({kinds or config.get('model_type')}), which is not supported. Name "
-            "a language model of text alone: most families have one beside it, or take its language model out and "
+            "a language model of text alone: most families also have one. Or take its language model out and "
             "write that with `save_pretrained`."
         )
     if kinds and not re.search("CausalLM|LMHead", kinds):

@@ -54,7 +54,7 @@ def checked(
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and base_dir is None:
         raise ConfigError(
             "inside `ray job submit` the working directory is a copy that vanishes with the job. Say where "
-            "relative paths, runs/ among them, are to lie: --base-dir /a/directory/that/all/nodes/share"
+            "relative paths, runs/ among them, belong: --base-dir /a/directory/that/all/nodes/share"
         )
     config = load_config(name, overrides, base_dir)
     if limit is not None:
@@ -204,7 +204,9 @@ def sample(pipeline: "Pipeline") -> None:
     stats = samples.stats
     shares = ", ".join(f"{stats[flag]} {flag}" for flag in ("truncated", "empty", "duplicate"))
     say(f"{stats['candidates']} candidates ({shares})")
-    say(f"engine {stats['engine']}, {stats['tokens']} tokens, {stats['tokens_per_worker_second']} a second and worker")
+    say(
+        f"engine {stats['engine']}, {stats['tokens']} tokens, {stats['tokens_per_worker_second']} per second and worker"
+    )
     say(str(samples.path))
 
 
@@ -256,7 +258,7 @@ def check(
     with quietly(debug):
         configured, model = checked(config, set_, base_dir, limit)
         _plan(configured, model)
-        say(f"{config}: all is well; a run's artifacts lie in {configured.run_dir}")
+        say(f"{config}: nothing is wrong; a run writes its artifacts to {configured.run_dir}")
 
 
 @app.command()
@@ -304,7 +306,7 @@ def verify(
         bool, typer.Option("--remove", help="Remove what is broken and what was made from it: the run makes it again.")
     ] = False,
 ) -> None:
-    """Read each file of a run's artifacts anew, and say which are as they were made; exit code 4 where one is not."""
+    """Read all files of a run's artifacts, and say which have changed; exit code 4 if one has."""
     with quietly():
         from aqe import mend
 

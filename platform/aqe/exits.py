@@ -13,8 +13,10 @@ from pathlib import Path
 from aqe.errors import KINDS, AqeError, StorageError
 
 #: Progress is said by the stages, one line each ten seconds. What the libraries say beside it stays in Ray's log files.
+#: Nobody is told of a run (docs/privacy.md).
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",

@@ -73,7 +73,7 @@ def retry(path: Path, action: Callable[[], T], reads: bool = False) -> T:
     # safetensors (Rust) has an error of its own.
     errors = (OSError, pa.ArrowException, ArtifactError) if reads else (OSError, SafetensorError)
     cannot = "read" if reads else "written"
-    remedy = "Mend it, or wait until all nodes see the same files," if reads else "Make room, or mend it,"
+    remedy = "Repair it, or wait until all nodes see the same files," if reads else "Make room, or repair it,"
 
     def told(state: RetryCallState) -> None:
         say(f"the storage refuses {path} ({_error(state)}); tried again in {state.upcoming_sleep:g} s")

@@ -113,7 +113,7 @@ def with_files(units: Sequence[Unit], stage: str, artifact: Artifact) -> list[Un
     if len(names) != (own := artifact.stats.get("units")):
         raise ArtifactError(
             f"{artifact.path / 'data'} has {len(names)} files where {artifact.stage} made {own}. "
-            "Remove the directory and run again: it is made anew."
+            "Remove the directory and run again: it is made again."
         )
     return [
         replace(unit, files={**unit.files, stage: names[unit.start // size : -(-unit.stop // size)]}) for unit in units
@@ -126,5 +126,5 @@ def check_complete(stage: str, stats: Mapping[str, Any], artifact: Artifact) -> 
     if stats["rows_in"] != expected:
         raise ArtifactError(
             f"{stage} saw {stats['rows_in']} of the {expected} queries in {artifact.path}: some of its files are not "
-            "those that it was made with. Remove the directory and run again: it is made anew."
+            "those that it was made with. Remove the directory and run again: it is made again."
         )

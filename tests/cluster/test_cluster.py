@@ -1,5 +1,6 @@
 """Cluster files are what Ray accepts and agree with each other, and pages are what the code says."""
 
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ CHECKED = {
     "serve/*.yaml": "tests/serve/test_config.py",
     "cluster/kuberay/*.yaml": "test_kuberay.py",
     "cluster/observability/*.yaml": "test_observability.py",
+    "mkdocs.yml": "test_the_website_shows_every_page",  # and `make site`, which is strict
 }
 
 
@@ -106,7 +108,7 @@ def test_start_sets_the_proxys_variables_and_leaves_the_checkout(tmp_path: Path)
     assert Path(directory).parent == tmp_path and files.strip() == "0"
     assert arguments == "start --head --port=6379"
     seen = dict(line.split("=", 1) for line in env)
-    assert {**proxy_env(), "RAY_AUTH_MODE": "token"}.items() <= seen.items()
+    assert {**proxy_env(), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}.items() <= seen.items()
 
 
 def test_the_guide_says_what_ray_accepts_on_google_cloud() -> None:
@@ -141,6 +143,30 @@ def test_tables_of_pages_are_those_of_the_committed_results(name: str, blocks: i
     page = (ROOT / name).read_text()
     assert page.count("<!-- end -->") >= blocks
     assert page == fill(page, ROOT / "docs" / "results"), "run `make docs`"
+
+
+def leaves(tree: Any) -> list[str]:
+    """The pages of a navigation."""
+    if isinstance(tree, str):
+        return [tree]
+    return [page for part in (tree.values() if isinstance(tree, dict) else tree) for page in leaves(part)]
+
+
+def test_the_website_shows_every_page() -> None:
+    """Whether each that it names is there, `make site` asks."""
+    named = leaves(read("mkdocs.yml")["nav"])
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert len(named) == len(set(named)) and pages and pages <= set(named)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_a_list_has_an_empty_line_before_it(page: Path) -> None:
+    """Without one the website makes a paragraph of it, where others make a list."""
+    text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = text.splitlines()
+    for before, line in itertools.pairwise(lines):
+        if re.match(r"(- |\d+\. )\S", line):
+            assert not before or re.match(r"- |\d+\. |  ", before), f"{before}\n{line}"
 
 
 def test_configuration_page_is_current() -> None:

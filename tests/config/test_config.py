@@ -214,20 +214,27 @@ def defaults(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, ob
                 yield from defaults(inner, f"{prefix}{key}.")
 
 
+def cells(line: str) -> list[str]:
+    """Those of a table's row. A bar inside of a cell stands behind a backslash."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
 def test_the_reference_shows_each_default_as_yaml_that_reads_back_to_it() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page == reference.page(), "run `make docs`"
     both: tuple[type[BaseModel], ...] = (PipelineConfig, ServeConfig)
+    shown: dict[str, list[object]] = {}
     for part, model in zip(page.split(reference.ENDPOINT), both, strict=True):
-        shown: dict[str, list[object]] = {}
-        # What is shown at another key: `queries.dev` as `queries.train`.
-        elsewhere = dict(re.findall(r"^\| `([\w.]+)` \| as `([\w.]+)` \|", part, re.MULTILINE))
+        # What is shown at another key: `queries.dev` as `queries.train`; of the endpoint, at a key of the first part.
+        elsewhere = dict(re.findall(r"^\| `([\w.]+)` \|.* as \[`([\w.]+)`\]", part, re.MULTILINE))
+        if model is ServeConfig:
+            elsewhere["engine"] = "engine"
         for line in part.splitlines():
             if line.startswith("| `"):
-                # A bar inside of a cell stands behind a backslash.
-                key, _, default, *_ = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:])
-                if default.startswith("`"):
-                    shown.setdefault(key.strip("`"), []).append(yaml.safe_load(default.strip("`").replace("\\|", "|")))
+                key, *_, default, _ = cells(line)
+                # One for each format, where they differ.
+                values = [yaml.safe_load(one.replace("\\|", "|")) for one in re.findall(r"(?<!\w)`([^`]+)`", default)]
+                shown.setdefault(key.strip("`"), []).extend(values)
         wanted = dict(defaults(model))
         assert len(wanted) > 20 and any(value is None for value in wanted.values())
         for name, value in wanted.items():
@@ -236,6 +243,15 @@ def test_the_reference_shows_each_default_as_yaml_that_reads_back_to_it() -> Non
                 if key.startswith(f"{there}."):
                     key = at + key.removeprefix(there)
             assert value in shown[key] and all(type(v) is type(value) for v in shown[key] if v == value), key
+
+
+def test_the_reference_says_of_every_key_once_what_it_does() -> None:
+    for part in reference.page().split(reference.ENDPOINT):
+        rows = [cells(line) for line in part.splitlines() if line.startswith("| `")]
+        keys = [key for key, *_ in rows]
+        assert len(keys) > 10 and len(keys) == len(set(keys))
+        for key, *_, about in rows:
+            assert about.endswith((".", ")")) and len(about.split()) > 2, key
 
 
 @pytest.mark.parametrize("value", [None, True, 0, 1e-08, 5e-05, "", "null", "on", (1, 2), {"a": None}, "a: b | c"])
@@ -294,3 +310,16 @@ def test_units_in_flight_keep_a_gpus_places_taken() -> None:
     assert (engine.in_flight(use_gpu=False, sequences=400), engine.in_flight(use_gpu=True, sequences=400)) == (1, 3)
     assert EngineConfig(max_batch=1024).in_flight(use_gpu=True, sequences=400) == 7
     assert EngineConfig(units_in_flight=2).in_flight(use_gpu=False, sequences=400) == 2
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_configurations_on_pages_are_valid() -> None:
+    (mine,) = blocks("README.md")
+    page, small = blocks("docs/own-corpus.md")
+    assert page == mine, "README.md and docs/own-corpus.md show the same mine.yaml"
+    (own,) = blocks("docs/prompts.md")
+    for changes in (small, own):
+        PipelineConfig.model_validate({"name": "mine"} | yaml.safe_load(mine) | yaml.safe_load(changes))

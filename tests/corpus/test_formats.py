@@ -254,7 +254,7 @@ def test_hugging_face(here: Path) -> None:
     (here / "broken").mkdir()
     (here / "broken" / "train.jsonl").write_text('{"_id": 1}\n{not json\n')
     for name in ("script", "broken"):
-        with pytest.raises(InputError, match=f"{name}' .split 'train'. cannot be had"):
+        with pytest.raises(InputError, match=f"{name}' .split 'train'. cannot be loaded"):
             passages_of({"format": "huggingface", "id": str(here / name)})
 
 

@@ -264,7 +264,7 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
                 raise failure from error
             if isinstance(failure, OSError):
                 raise StorageError(
-                    f"{storage} cannot be written: {failure}. Make room, or mend it, and run again: training goes on "
+                    f"{storage} cannot be written: {failure}. Make room, or repair it, and run again: training goes on "
                     "from its last checkpoint."
                 ) from error
         raise

@@ -23,26 +23,29 @@ def is_path(source: str, base_dir: Path = Path()) -> bool:
 
 
 class ModelConfig(Config):
-    """A causal language model."""
+    """The base model: a causal language model. It draws candidates, and alignment starts from it."""
 
     source: str = "package:smollm2-135m-instruct"
     """A Hugging Face hub id, a local directory, or `package:NAME` for a model that ships inside a Python package."""
     revision: str | None = None
-    """Commit, branch or tag of a hub id."""
+    """Commit, branch or tag, for a hub id."""
 
 
 class IndexConfig(Config):
-    """The BM25 index."""
+    """The BM25 index and its settings."""
 
     path: Path | None = None
-    """An Anserini index that is there already, with the corpus' docids; null means one is built from the corpus."""
+    """An existing Anserini index with the same docids as the corpus. `null` builds one from the corpus."""
     k1: float = Field(default=0.9, ge=0)
+    """BM25's k1: how much a repeated word counts. Other values replace it only if dev clearly prefers them."""
     b: float = Field(default=0.4, ge=0, le=1)
+    """BM25's b: how much long passages are discounted. Other values replace it only if dev clearly prefers them."""
     language: str = "en"
-    """Lucene's analyzer, by ISO code; `en` is the English analyzer with Porter stems."""
+    """Lucene's analyzer, by ISO code. `en` is the English analyzer with Porter stems."""
     passages_per_shard: int = Field(default=4_000_000, ge=1)
-    """Passages of one document shard of the impact index; making one takes some 800 bytes of memory a passage."""
+    """Passages in one document shard of the impact index. Building a shard takes about 800 bytes of memory per
+    passage."""
     threads: int | None = Field(default=None, ge=1)
-    """Indexing threads; null means all cores of the machine that indexes."""
+    """Threads that index. `null` means all cores of the machine that indexes."""
     jvm_heap: str = Field(default="1g", pattern=r"^\d+[mg]$")
-    """Heap of each Java machine, as in `-Xmx`."""
+    """Heap of each Java virtual machine, as in `-Xmx`."""

@@ -29,36 +29,38 @@ DEFAULT_SYSTEMS: tuple[System, ...] = (
 
 
 class EvaluateConfig(Config):
-    """What the report's table is made of."""
+    """What the report compares, and how."""
 
     split: Literal["test", "dev"] = "test"
-    """`dev` to choose settings by, so that the test queries stay unseen."""
+    """Queries that the report is about. Use `dev` while you choose settings, so that the test queries stay unseen."""
     systems: tuple[System, ...] = DEFAULT_SYSTEMS
     """What the aligned models are compared with."""
     tune_queries: int = Field(default=1_000, ge=0)
-    """Dev queries that choosing k1 and b asks for; with fewer, `index.k1` and `index.b` stand. 0 tunes never: for a
-    search engine whose settings are fixed."""
+    """Dev queries that are needed to choose k1 and b. With fewer, `index.k1` and `index.b` stay. 0 never tunes: use it
+    if the settings of your search engine are fixed."""
     seeds: int = Field(default=1, ge=1, le=20)
-    """Runs of alignment that a row is the mean of, with `align.seed` and the numbers after it; of several, the last
-    draws its candidates anew too, with `sample.seed` + 1."""
+    """Training runs per aligned model; its row is their mean. Their seeds are `align.seed` and the numbers after it.
+    The last of several runs also draws new candidates, with `sample.seed` + 1."""
     pools: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Test sets that are reported on together too: the name of the pool, and those of its sets: of their files without
-    suffix, or of their directories."""
+    """Test sets that are also reported together: the name of a pool, and the names of its sets. A set has the name of
+    its file without suffix, or of its directory."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Token limit of greedy expansions; null means that of `sample`."""
+    """Token limit of greedy expansions. `null` means `sample.max_tokens`."""
     zero_shot_prompts: tuple[str | PromptConfig, ...] = ()
-    """Prompts tried for `zero_shot_best`, beside `prompt` and `sample.prompt`; the best on dev is taken."""
+    """Prompts that `zero_shot_best` tries in addition to `prompt` and `sample.prompt`. It takes the best one on dev."""
     cut_words: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 100), min_length=1)
-    """Lengths tried for `zero_shot_cut`; the best on dev is taken. The longest ones cut nothing."""
+    """Lengths in words that `zero_shot_cut` tries. It takes the best one on dev. The longest ones cut nothing."""
     union_candidates: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8, 16), min_length=1)
-    """Numbers of candidates whose words `union` may search together; the best on the training queries is taken, which
+    """Numbers of candidates that `union` tries to search together. It takes the best one on the training queries, which
     have candidates already."""
     oracle_queries: int | None = Field(default=None, ge=1)
-    """Test queries that candidates are drawn for, where `best_of_n`, `union` or `filtered` need some; null means all of
-    them. Their rows say how many."""
+    """Test queries that get candidates if `best_of_n`, `union` or `filtered` needs some. `null` means all of them. The
+    rows of these systems say how many queries they cover."""
     bootstrap: int = Field(default=10_000, ge=100)
     """Resamples of the paired bootstrap."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Confidence of the intervals, and what a difference must reach to count as shown."""
     examples: int = Field(default=8, ge=0)
-    """Best wins and worst losses that the report shows."""
+    """How many of the best wins and of the worst losses the report shows."""
     seed: int = 0
+    """Seed of the bootstrap, of the randomisation test and of the examples that nobody picked."""

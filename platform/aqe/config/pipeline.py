@@ -51,38 +51,50 @@ def every_stage(model: str) -> list[str]:
 
 
 class PriceConfig(Config):
-    """What an hour costs, in any currency."""
+    """What an hour costs, in any currency. If you set it, every stage says what it cost."""
 
     cpu: float | None = Field(default=None, ge=0)
-    """Of one CPU core."""
+    """Price of one CPU core for an hour."""
     gpu: float | None = Field(default=None, ge=0)
-    """Of one GPU."""
+    """Price of one GPU for an hour."""
 
 
 class PipelineConfig(Config):
     """One run of the loop."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    """Artifacts lie in `runs_dir`/`name`. Where it is not given, the file's name without what a name may not have."""
+    """Name of the run. Its artifacts are in `runs_dir`/`name`. If you leave it out, the run has the name of the
+    file."""
     runs_dir: Path = Path("runs")
+    """Directory that holds the runs."""
     model: ModelConfig = ModelConfig()
+    """The base model."""
     corpus: CorpusConfig
+    """The passages that are searched."""
     queries: SplitsConfig
+    """Queries to train on, to choose settings by, and to report on."""
     index: IndexConfig = IndexConfig()
+    """The BM25 index and its settings."""
     prompt: str | PromptConfig = "ear"
-    """Prompt that trains and serves: a name from `aqe.prompts`, or one spelled out."""
+    """Prompt that trains and serves: a name, or a prompt that you spell out."""
     engine: EngineConfig = EngineConfig()
+    """What generates text."""
     sample: SampleConfig = SampleConfig()
+    """How candidates are drawn."""
     rank: RankConfig = RankConfig()
+    """How candidates are ranked and searched."""
     prefer: PreferConfig = PreferConfig()
+    """Which candidates the model learns from."""
     align: AlignConfig = AlignConfig()
+    """How the model is trained."""
     models: tuple[str, ...] = ("rsft", "dpo", "rsft_dpo")
-    """Aligned models that run_pipeline trains and compares; align_model makes that of `align.stages`."""
+    """Aligned models that a run trains and compares: `rsft`, `dpo`, `rsft_dpo`."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """What the report compares."""
     price_per_hour: PriceConfig = PriceConfig()
-    """Where it is given, every stage says what it cost."""
+    """Prices, if you want every stage to say what it cost."""
     max_dead_share: float = Field(default=0.01, ge=0, le=1)
-    """A stage fails when more than this share of its rows could not be processed."""
+    """A stage fails if more than this share of its rows could not be processed."""
 
     @model_validator(mode="after")
     def _fits(self) -> "PipelineConfig":

@@ -14,7 +14,7 @@ class CacheConfig(Config):
     """Answers that a replica keeps for repeated queries."""
 
     size: int = Field(default=10_000, ge=0)
-    """Answers, at most; 0 keeps none."""
+    """Answers that are kept at most. 0 keeps none."""
     ttl_s: float = Field(default=3600, gt=0)
     """Seconds that an answer is kept."""
 
@@ -23,9 +23,9 @@ class SkipConfig(Config):
     """Queries that are searched as they are, without an expansion."""
 
     max_words: int | None = Field(default=None, ge=1)
-    """Queries with more words than this need none."""
+    """Queries with more words than this get no expansion."""
     pattern: str | None = None
-    """Queries in which this regular expression is found need none: quoted phrases, part numbers."""
+    """Queries that match this regular expression somewhere get no expansion: quoted phrases, part numbers."""
 
     @field_validator("pattern")
     @classmethod
@@ -38,48 +38,55 @@ class SkipConfig(Config):
 
 
 class LimitsConfig(Config):
-    """What one replica takes before it says no."""
+    """What one replica accepts before it refuses."""
 
     max_in_flight: int = Field(default=256, ge=1)
-    """Requests in work or waiting; more are answered with 503 and Retry-After."""
+    """Requests in work or waiting. More are answered with 503 and Retry-After."""
     request_timeout_s: float = Field(default=30, gt=0)
-    """Seconds until an answer must have begun; 504 after them."""
+    """Seconds until an answer must have begun. After that, the request is answered with 504."""
     requests_per_minute: int | None = Field(default=None, ge=1)
-    """Of one API key, or of one address where there are no keys; 429 above it. Null is no limit."""
+    """Requests per minute of one API key, or of one address if there are no keys. More are answered with 429. `null`
+    means no limit."""
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
-    """Longer request bodies are answered with 413."""
+    """Bytes of a request body. Longer ones are answered with 413."""
     stuck_after_s: float = Field(default=60, gt=0)
-    """An engine that has work and makes no token for so long counts as dead, and the replica is replaced."""
+    """Seconds after which an engine that has work and makes no token counts as dead. Its replica is replaced."""
 
 
 class SearchConfig(Config):
-    """An index beside the expander, for POST /v1/search and the page."""
+    """An index next to the expander, for POST /v1/search and the page."""
 
     impacts: Path
-    """The artifact of build_impacts."""
+    """The artifact `build_impacts-...` of a run."""
     index: IndexConfig = IndexConfig()
-    """BM25's settings and the language that the index was made with."""
+    """BM25's settings, and the language that the index was built with."""
     corpus: Path | None = None
-    """The artifact `corpus`, or a directory or file of Parquet with docid, title and text: what is shown of a hit."""
+    """The artifact `corpus-...`, or a file or directory of Parquet with docid, title and text. Hits are shown from
+    it."""
     queries: Path | None = None
-    """Parquet of queries (qid, text): examples on the page."""
+    """Parquet of queries (qid, text) that the page offers as examples."""
     qrels: tuple[Path, ...] = ()
-    """Parquet of their relevant passages (qid, docid, relevance): marked in the results of an example."""
+    """Parquet of the relevant passages of these queries (qid, docid, relevance). The page marks them in the results."""
 
 
 class ServeConfig(Config):
     """Arguments of the application `serve.app:build`."""
 
     model: str = "package:smollm2-135m-instruct"
-    """An aligned model's directory, a hub id, or `package:NAME`."""
+    """The model that is served: an aligned model's directory, a hub id, or `package:NAME`."""
     model_id: str | None = None
-    """Name of the model in answers and requests; null makes it from the directory's name."""
+    """Name of the model in answers and requests. `null` makes it from the directory's name."""
     engine: EngineConfig = EngineConfig()
-    """`auto`: vLLM with continuous batching where it is installed for this machine, else transformers."""
+    """What generates text. `auto` takes vLLM with continuous batching if it is installed for this machine, otherwise
+    transformers."""
     keys_file: Path | None = None
-    """API keys, one a line; the variable AQE_API_KEYS (separated by commas) adds to them. Without any, only requests
-    from this machine are answered."""
+    """File with one API key per line. The variable AQE_API_KEYS (separated by commas) adds to them. Without any key,
+    only requests from this machine are answered."""
     cache: CacheConfig = CacheConfig()
+    """Answers that are kept for repeated queries."""
     skip: SkipConfig = SkipConfig()
+    """Queries that get no expansion."""
     limits: LimitsConfig = LimitsConfig()
+    """What one replica accepts."""
     search: SearchConfig | None = None
+    """An index for POST /v1/search and the page. `null` serves expansions only."""

@@ -20,11 +20,12 @@ def as_tuple(paths: Paths) -> tuple[Path, ...]:
 
 
 class Columned(Config):
-    """Rows with named columns. The usual names are known (docs/formats.md); `columns` says others."""
+    """Rows with named columns. The usual names are known (docs/formats.md); `columns` names others."""
 
     ours: ClassVar[tuple[str, ...]] = ()
     columns: dict[str, str] = Field(default_factory=dict)
-    """Ours to theirs, such as `{docid: _id, text: contents}`; `answers.text` is a field inside a column."""
+    """Maps our column names to yours, such as `{docid: _id, text: contents}`. `answers.text` is a field inside a
+    column."""
 
     @model_validator(mode="after")
     def _known(self) -> "Columned":
@@ -34,15 +35,16 @@ class Columned(Config):
 
 
 class Files(Columned):
-    """Files with a row a line, or Parquet; .gz, .bz2 or .zst but for Parquet."""
+    """Files with one row per line, or Parquet. Text files may be .gz, .bz2 or .zst."""
 
     format: Literal["parquet", "jsonl", "csv", "tsv"]
+    """How the rows are stored (docs/formats.md)."""
     path: Paths
     """A file, a directory of files, or a list of them."""
     header: tuple[str, ...] | None = None
-    """Columns of CSV and TSV without a line that names them, in order."""
+    """The columns in order, for CSV and TSV whose first line does not name them."""
     quoted: bool | None = None
-    """Whether fields of CSV and TSV may stand in double quotes; null means that those of CSV may."""
+    """Whether fields of CSV and TSV may be in double quotes. `null` means yes for CSV and no for TSV."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -59,19 +61,24 @@ class FromHub(Columned):
     """A dataset of the Hugging Face hub, or a directory that `Dataset.save_to_disk` wrote."""
 
     format: Literal["huggingface"]
+    """How the rows are stored (docs/formats.md)."""
     id: str
-    """`owner/name`, or the directory."""
+    """Id of the dataset: `owner/name`, or the directory."""
     name: str | None = None
-    """The configuration, where the dataset has several."""
+    """Configuration of the dataset, if it has several."""
     split: str = "train"
+    """Split of the dataset."""
     revision: str | None = None
+    """Commit, branch or tag of the dataset."""
 
 
 class FromIrDatasets(Config):
     """A dataset of the package ir_datasets, by its id, such as `beir/scifact/test`."""
 
     format: Literal["ir_datasets"]
+    """How the rows are stored (docs/formats.md)."""
     id: str
+    """Id of the dataset, such as `beir/scifact/test`."""
 
 
 # Corpora.
@@ -89,7 +96,9 @@ class LaidOutCorpus(Config):
     """Passages as a collection publishes them: BEIR's folder or zip, DPR's psgs_w100.tsv, MS MARCO's collection.tsv."""
 
     format: Literal["beir", "dpr", "msmarco"]
+    """How the rows are stored (docs/formats.md)."""
     path: Path
+    """The folder or file as it is published; of BEIR also the zip."""
 
 
 class IrDatasetsCorpus(FromIrDatasets):
@@ -103,13 +112,15 @@ class HubCorpus(FromHub):
 
 
 class AnseriniCorpus(Config):
-    """The passages that an Anserini index stores; it is what is searched, too, unless `index.path` names another."""
+    """The passages that an Anserini index stores. This index is also searched, unless `index.path` names another
+    one."""
 
     format: Literal["anserini"]
+    """How the rows are stored (docs/formats.md)."""
     path: Path | None = None
-    """The index' directory."""
+    """Directory of the index."""
     prebuilt: str | None = None
-    """Or the name of one that Pyserini fetches, such as `beir-v1.0.0-scifact.flat`."""
+    """Instead of `path`: the name of an index that Pyserini fetches, such as `beir-v1.0.0-scifact.flat`."""
 
     @model_validator(mode="after")
     def _one(self) -> "AnseriniCorpus":
@@ -119,9 +130,10 @@ class AnseriniCorpus(Config):
 
 
 class ReverseDictionary(Config):
-    """The quickstart's corpus and queries, from two dictionaries that ship as Python packages."""
+    """The quickstart's corpus, from a dictionary that ships as a Python package."""
 
     format: Literal["reverse_dictionary"]
+    """How the rows are stored (docs/formats.md)."""
 
 
 CorpusConfig = Annotated[
@@ -140,10 +152,12 @@ class FileQrels(Files):
 
 
 class TrecQrels(Config):
-    """Judgements as TREC writes them, `qid 0 docid relevance`: MS MARCO's too."""
+    """Judgements in TREC's form, `qid 0 docid relevance`. MS MARCO has it too."""
 
     format: Literal["trec"]
+    """How the rows are stored (docs/formats.md)."""
     path: Paths
+    """A file, a directory of files, or a list of them."""
 
 
 class IrDatasetsQrels(FromIrDatasets):
@@ -165,28 +179,31 @@ QUERY_COLUMNS = ("qid", "text", "answers", "positives")
 
 
 class AnswersConfig(Config):
-    """When a passage holds an answer, where only answers are known."""
+    """When a passage holds an answer, if only answers are known."""
 
     match: Literal["dpr", "regex", "substring"] = "dpr"
-    """`dpr`: its words stand there in a row (Karpukhin et al. 2020); `regex`: it is a regular expression (CuratedTREC);
-    `substring`: it stands there, inside a word too, which scripts without blanks need (Chinese, Japanese, Thai, Korean
-    with its particles)."""
+    """`dpr`: the words of the answer occur in a row (Karpukhin et al. 2020). `regex`: the answer is a regular
+    expression (CuratedTREC). `substring`: the answer occurs, even inside a word; scripts without blanks need this
+    (Chinese, Japanese, Thai, Korean with its particles)."""
 
 
 class Asked(Config):
     """What every source of queries has."""
 
     skip: int = Field(default=0, ge=0)
-    """Queries left out from the head of each file, after `order`."""
+    """Queries to leave out at the head of each file, after `order`."""
     limit: int | None = Field(default=None, ge=1)
-    """At most this many queries of each file; null means all."""
+    """Queries to take from each file at most. `null` means all."""
     order: Literal["file", "hash"] = "hash"
-    """`hash`: in the order of the MD5 of their qid, so that a `limit` is a fair sample; `file`: as they lie."""
+    """`hash` takes queries in the order of the MD5 of their qid, so that a `limit` is a fair sample. `file` takes them
+    in the order of the file."""
     qrels: QrelsConfig | None = None
-    """Which passages are relevant, and how much, in files of their own; they decide alone where they are given."""
+    """Which passages are relevant, and how much, in files of their own. If you give it, nothing else decides."""
     exclude_self: bool = False
-    """Take the passage whose docid is the qid out of the ranking (ArguAna, Quora: the query is a passage itself)."""
+    """Take the passage whose docid equals the qid out of the ranking (ArguAna, Quora: the query is itself a
+    passage)."""
     answers: AnswersConfig = AnswersConfig()
+    """When a passage holds an answer."""
 
 
 class FileQueries(Files, Asked):
@@ -194,22 +211,27 @@ class FileQueries(Files, Asked):
 
     ours = QUERY_COLUMNS
     without: tuple[Path, ...] = ()
-    """Files of the same format whose questions are left out, before anything is skipped or counted."""
+    """Files of the same format whose questions are left out before anything is skipped or counted."""
 
 
 class BeirQueries(Asked):
-    """Queries of BEIR's folder or zip, with the judgements of one split; others are no queries of it."""
+    """Queries of BEIR's folder or zip that the judgements of one split name."""
 
     format: Literal["beir"]
+    """How the rows are stored (docs/formats.md)."""
     path: Path
+    """BEIR's folder or its zip."""
     split: str = "test"
+    """Split of BEIR's judgements."""
 
 
 class LaidOutQueries(Asked):
     """DPR's questions (csv without a header, or json with positive contexts), or MS MARCO's queries.tsv."""
 
     format: Literal["dpr", "msmarco"]
+    """How the rows are stored (docs/formats.md)."""
     path: Paths
+    """A file, a directory of files, or a list of them."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -217,12 +239,14 @@ class LaidOutQueries(Asked):
 
 
 class TrecQueries(Asked):
-    """TREC's topics: in tags (`<top>`, `<topic number=...>`), or a line each, `number:text` or with a tab."""
+    """TREC's topics: in tags (`<top>`, `<topic number=...>`), or one per line, as `number:text` or with a tab."""
 
     format: Literal["trec"]
+    """How the rows are stored (docs/formats.md)."""
     path: Paths
+    """A file, a directory of files, or a list of them."""
     field: Literal["title", "description", "narrative"] = "title"
-    """What of a topic in tags is the query. A `<query>` is a title."""
+    """Part of a topic in tags that is the query. `<query>` counts as a title."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -240,28 +264,33 @@ class HubQueries(FromHub, Asked):
 
 
 class ReverseDictionaryQueries(Config):
-    """One split of the quickstart's queries."""
+    """One split of the quickstart's queries, from a dictionary that ships as a Python package."""
 
     format: Literal["reverse_dictionary"]
+    """How the rows are stored (docs/formats.md)."""
     split: Split
+    """Split of the quickstart's queries."""
     skip: int = Field(default=0, ge=0)
+    """Queries to leave out at the head of each file, after `order`."""
     limit: int | None = Field(default=None, ge=1)
+    """Queries to take from each file at most. `null` means all."""
 
 
 class SyntheticQueries(Config):
-    """Queries that nobody asked: the base model writes them, each of a passage of the corpus, which is relevant."""
+    """Queries that the base model writes. Each belongs to a passage of the corpus, and that passage is relevant."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     format: Literal["synthetic"]
+    """How the rows are stored (docs/formats.md)."""
     corpus: Literal["corpus"] = Field(default="corpus", alias="from")
-    """Where the passages come from; there is one corpus."""
+    """Where the passages come from. There is one corpus."""
     number: int = Field(ge=1)
-    """Passages that are asked for a query. Fewer queries are left: the log says how many, and why."""
+    """Passages that the model is asked about. Fewer queries remain; the log says how many, and why."""
     prompt: str | PromptConfig = "question_few_shot"
-    """What asks for a query: a name from `aqe.prompts`, or one spelled out, with `{passage}` in its template."""
+    """Prompt that asks for a query: a name, or a prompt that you spell out with `{passage}` in its template."""
     depth: int = Field(default=100, ge=2)
-    """A training query is kept where plain BM25 finds its passage within so many, but not first. dev and test keep
+    """A training query stays if plain BM25 finds its passage within this depth, but not first. dev and test keep
     all."""
 
 

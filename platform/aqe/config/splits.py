@@ -28,11 +28,14 @@ SUFFIXES = (".gz", ".bz2", ".zst", ".zip", ".jsonl", ".json", ".parquet", ".csv"
 
 
 class SharesConfig(Config):
-    """Which share of the queries goes where."""
+    """Which share of the queries goes where. The three add up to 1."""
 
     train: float = Field(default=0.8, gt=0, lt=1)
+    """Share of the queries to train on."""
     dev: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the queries to choose settings by."""
     test: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the queries to report on."""
 
     @model_validator(mode="after")
     def _sum(self) -> "SharesConfig":
@@ -42,20 +45,24 @@ class SharesConfig(Config):
 
 
 class SplitsConfig(Config):
-    """Queries to align on, to choose on, and to report on, each from one source or a list of them.
+    """Queries to train on, to choose settings by, and to report on.
 
-    No query may be in two of them. In place of the three, `all` is split by rule. One synthetic source in place of it
-    all is short for `all`, with the usual shares unless it has a `split`.
+    A query that is in several of them counts for the last one only. Each is one source or a list of sources. Instead
+    of the three, give `all`, which is split by rule. A single synthetic source instead of all keys is short for
+    `all`, with the usual shares unless it has a `split`.
     """
 
     train: Sources | None = None
+    """Queries to train on: a source, or a list of sources."""
     dev: Sources | None = None
+    """Queries to choose settings by: a source, or a list of sources."""
     test: Sources | None = None
+    """Queries to report on: a source, or a list of sources."""
     all: Sources | None = None
-    """One source, or a list, that `split` deals out."""
+    """Queries that `split` distributes: a source, or a list of sources."""
     split: SharesConfig | None = None
-    """By a hash of the question: the same question is always on the same side, and so are those that say nearly the
-    same."""
+    """Shares of `all`. A hash of the question decides, so the same question always lands in the same split, and so do
+    questions that say nearly the same."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,7 +95,7 @@ class SplitsConfig(Config):
             raise ValueError(f"`queries.{twice[0]}` has several synthetic sources: name one, with the `number` of all")
         if "all" in keys and len(self._listed("all")) > 1:
             raise ValueError(
-                "`queries.all` has a synthetic source beside others. Only synthetic training queries are filtered, so "
+                "`queries.all` has a synthetic source and others. Only synthetic training queries are filtered, so "
                 "name train, dev and test: each may be a list of a file and a synthetic source"
             )
         if len({(repr(source.prompt), source.depth) for source in self.asked.values()}) > 1:

@@ -125,7 +125,7 @@ def pattern(answer: str) -> Any:
         return regex.compile(unicodedata.normalize("NFD", answer), flags)
     except regex.error as error:
         raise DataError(
-            f"the answer {answer!r} is no regular expression ({error}). Mend it, or choose answers: {{match: dpr}}."
+            f"the answer {answer!r} is no regular expression ({error}). Correct it, or choose answers: {{match: dpr}}."
         ) from None
 
 
@@ -135,7 +135,7 @@ def _matches(compiled: Any, text: str) -> bool:
     except TimeoutError:
         raise DataError(
             f"the answer {compiled.pattern!r} takes more than {_PATTERN_SECONDS:g} s for one passage, as expressions "
-            "with nested repetitions do. Mend it."
+            "with nested repetitions do. Rewrite it."
         ) from None
 
 

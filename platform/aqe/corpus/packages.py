@@ -115,5 +115,5 @@ def hub_dataset(where: str, name: str | None, split: str, revision: str | None) 
         # The errors of datasets are of these kinds, RuntimeError for one that is a script; so is a hub that cannot be
         # asked.
         said = " ".join(str(error).split())[:300]
-        raise InputError(f"the dataset {where!r} (split {split!r}) cannot be had: {said}") from None
+        raise InputError(f"the dataset {where!r} (split {split!r}) cannot be loaded: {said}") from None
     return found

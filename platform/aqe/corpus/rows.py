@@ -240,10 +240,12 @@ def check_text(part: Part) -> None:
             raise DataError(f"{part.file} is {encoding}. Write it as UTF-8: iconv -f {encoding} -t UTF-8.")
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
-            raise DataError(f"{part.file} holds {kind} data, not {part.form} text. Mend its format or its name's end.")
+            raise DataError(
+                f"{part.file} holds {kind} data, not {part.form} text. Correct its format or the end of its name."
+            )
     if part.form == "jsonl" and head.removeprefix(BOM).lstrip().startswith(b"["):
         raise DataError(
-            f"{part.file} is a JSON array, not a row a line. Make it one: jq -c '.[]' {part.file.name} > rows.jsonl"
+            f"{part.file} is a JSON array, not one row per line. Convert it: jq -c '.[]' {part.file.name} > rows.jsonl"
         )
 
 

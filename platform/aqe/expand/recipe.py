@@ -91,7 +91,7 @@ def _settings(path: Path, given: dict[str, Any]) -> ExpanderSettings:
     try:
         own = ExpanderSettings.model_validate_json(file.read_bytes()) if file.exists() else ExpanderSettings()
     except ValidationError as error:
-        raise InputError(f"{file} is not what AQE writes beside a model: {error}. Export the model again.") from None
+        raise InputError(f"{file} is not what AQE writes next to a model: {error}. Export the model again.") from None
     try:
         return ExpanderSettings.model_validate({**dict(own), **given})
     except ValidationError as error:

@@ -120,7 +120,9 @@ def _layout(reader: PostingsReader, dump: Path, language: str) -> Layout:
     order = pc.sort_indices(every)
     every = every.take(order)
     if len(every) > 1 and pc.any(pc.equal(every[1:], every[:-1])).as_py():
-        raise DataError("two passages of the index have the same docid: build it anew from a corpus without duplicates")
+        raise DataError(
+            "two passages of the index have the same docid: build it again from a corpus without duplicates"
+        )
     number = np.empty(len(every), np.uint32)
     number[order.to_numpy()] = np.arange(len(every), dtype=np.uint32)
     terms = [_terms(c) for c in contents]
@@ -148,7 +150,7 @@ def _check_stop_words(vocabulary: Any, df: npt.NDArray[np.uint32], passages: int
     if language == "en" and the >= 0 and df[the] > 10 + 0.01 * passages:
         raise DataError(
             f"the index holds the stop word 'the' in {df[the]} passages, so it was not made by Anserini's default "
-            "English analyzer. Say which language it was made for (index.language), or build it anew."
+            "English analyzer. Say which language it was made for (index.language), or build it again."
         )
 
 

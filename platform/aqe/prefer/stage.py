@@ -83,7 +83,9 @@ def build_preferences(
         # Rows stay in the workers here, too.
         rows = on_node(nodes, gather, out, [unit.name for unit in units])
         if rows != {name: stats[count] for name, count in _COUNTED.items()}:
-            raise ArtifactError(f"{out / 'data'} holds {rows}, not what its units counted. Run again: it is made anew.")
+            raise ArtifactError(
+                f"{out / 'data'} holds {rows}, not what its units counted. Run again: it is made again."
+            )
         shutil.rmtree(out / "data")
         _tell(run.say, stats)
         return stats
