@@ -127,13 +127,13 @@ docs: setup  ## write docs/configuration.md, the tables of README.md and docs/re
 	@$(PY) -m cluster.observability > cluster/observability/dashboard.json
 
 .tool/site/.ready: requirements/docs.txt $(UV)
-	@$(UV) venv -q --allow-existing --python $(PYTHON) .tool/site
+	@$(UV) venv -q --allow-existing --python '>=3.11' .tool/site
 	@$(UV) pip sync -q --python .tool/site/bin/python requirements/docs.txt
 	@touch $@
 
 site: .tool/site/.ready  ## the pages of docs/ as a website in site/; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 .tool/site/bin/mkdocs build --strict
-	@echo "Open site/index.html. To search in it: $(PYTHON) -m http.server -d site"
+	@echo "Open site/index.html. To search in it: python3 -m http.server -d site"
 
 clean:  ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .tool site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from aqe.config import reference
+from aqe.exits import QUIET
 from aqe.report.pages import fill
 from tests.tools.cluster import ROOT, UniqueKeys, proxy_env, read, start_options
 
@@ -111,6 +112,13 @@ def test_start_sets_the_proxys_variables_and_leaves_the_checkout(tmp_path: Path)
     assert {**proxy_env(), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}.items() <= seen.items()
 
 
+def test_images_report_nothing() -> None:
+    for image in (ROOT / "cluster").glob("Dockerfile*"):
+        assert re.search(
+            r"^ENV .*RAY_USAGE_STATS_ENABLED=0 HF_HUB_DISABLE_TELEMETRY=1", image.read_text(), re.MULTILINE
+        )
+
+
 def test_the_guide_says_what_ray_accepts_on_google_cloud() -> None:
     page = (ROOT / "docs" / "cluster.md").read_text()
     block = re.search(r"```yaml\n# Google Cloud\n(.*?)```", page, re.DOTALL)
@@ -135,6 +143,9 @@ def test_the_guide_names_options_that_ray_start_has() -> None:
 def test_runtime_env_finds_the_code() -> None:
     env = read("jobs/runtime_env.yaml")
     assert env["env_vars"]["PYTHONPATH"] == "platform"
+    # What `aqe` tells a Ray of its own; a cluster's nodes decide by themselves whether they report their use.
+    ours = {name: value for name, value in QUIET.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    assert ours.items() <= env["env_vars"].items() and "HF_HUB_DISABLE_TELEMETRY" in ours
     assert all(isinstance(value, str) for value in env["env_vars"].values())
 
 
