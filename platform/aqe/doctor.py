@@ -16,8 +16,8 @@ from aqe.smollm2 import PARAMETERS
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 #: The first compute capability that multiplies bfloat16.
 BFLOAT16 = 8.0
-#: vLLM takes this share of a GPU's memory, whatever else is there.
-VLLM_SHARE = 0.9
+#: The share of a GPU's memory that vLLM takes where nobody says another.
+VLLM_SHARE = 0.92
 #: Bytes that the demo writes; a run of one's own says with `aqe check` what it takes.
 DISK = 2_000_000_000
 #: The smallest model that a run trains, the demo's, without a GPU.
