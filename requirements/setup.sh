@@ -50,7 +50,7 @@ fi
 if [ -n "${ACCELERATOR:-}" ]; then
   accelerator=$ACCELERATOR why="As asked"
 elif [ "$installed" != none ]; then
-  accelerator=${installed%-*} why="The lock has changed"
+  accelerator=${installed%-*} why="As before"
 elif gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null) && [[ $gpu == *", "* ]]; then
   gpu=${gpu%%$'\n'*}
   driver=${gpu##*, }

@@ -98,7 +98,7 @@ def test_without_a_gpu_the_cpu_lock_is_taken_and_a_second_call_does_nothing(chec
     assert checkout.set_up() == "" and checkout.uv == []
     # A new lock is installed into the same environment, whatever its time.
     (checkout.here / "requirements" / "cpu-3.11.txt").write_text("other\n")
-    assert checkout.set_up() == "The lock has changed: installing requirements/cpu-3.11.txt, Python 3.11.\n"
+    assert checkout.set_up() == "As before: installing requirements/cpu-3.11.txt, Python 3.11.\n"
     assert not any(line.startswith("venv") for line in checkout.uv)
 
 

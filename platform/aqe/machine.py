@@ -183,13 +183,13 @@ def parse_driver(rows: str, banner: str, more: str = "") -> Driver | None:
     if not cells or any(len(row) != 3 or not row[2].isdigit() for row in cells):
         return None
     told = [re.fullmatch(r"(\d+), (\d+\.\d+)", row.strip()) for row in more.strip().splitlines()]
-    if len(told) != len(cells):
-        told = [None] * len(cells)
+    gpus = []
+    for number, (_, name, memory_mib) in enumerate(cells):
+        gpu = Gpu(name, int(memory_mib) * 2**20)
+        if len(told) == len(cells) and (known := told[number]):
+            gpu = Gpu(name, gpu.memory, int(known[1]) * 2**20, float(known[2]))
+        gpus.append(gpu)
     cuda = re.search(r"CUDA(?: UMD)? Version:\s*([\d.]+)", banner)
-    gpus = [
-        Gpu(name, int(size) * 2**20, *((int(known[1]) * 2**20, float(known[2])) if known else ()))
-        for (_, name, size), known in zip(cells, told, strict=True)
-    ]
     return Driver(cells[0][0], cuda and cuda[1], tuple(gpus))
 
 
