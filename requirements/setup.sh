@@ -36,7 +36,7 @@ elif [ "$installed" != none ] && version=$(minor "$VENV/bin/python"); then
   python=$VENV/bin/python
 else
   for version in $VERSIONS; do
-    python=$("$UV" python find -q --system --no-project --no-python-downloads "$version" 2>/dev/null) && break
+    python=$("$UV" python find --system --no-project --no-python-downloads "$version" 2>/dev/null) && break
   done
   if [ -z "$python" ]; then
     version=${VERSIONS%% *} fetch=--managed-python
