@@ -1,12 +1,8 @@
 # Everything a developer types. `make help` lists it.
-PYTHON  ?= python3.11
 VENV    ?= .venv
 UV      := .tool/bin/uv
 PY      := $(VENV)/bin/python
-LOCK    := requirements/cpu-3.11.txt
-# The CPU build of torch: from pip's configured find-links where such a wheel lies there, else from PyTorch's CPU index.
-LINKS   := $(firstword $(PIP_FIND_LINKS) $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
-TORCH   := $(if $(wildcard $(LINKS)/torch-*+cpu-*.whl),--find-links "$(LINKS)",--torch-backend cpu)
+PINNED  := uv==0.13.9
 export PYTHONPATH := $(CURDIR)/platform
 
 .DEFAULT_GOAL := help
@@ -16,20 +12,15 @@ export PYTHONPATH := $(CURDIR)/platform
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
-setup: $(VENV)/.ready  ## virtual environment, pinned packages (JDK and language model are packages too)
+setup: $(UV)  ## the environment, from the lock of the Python and the GPU that are here (PYTHON=python3.12, ACCELERATOR=cpu|gpu name others)
+	@PYTHON="$(PYTHON)" ACCELERATOR="$(ACCELERATOR)" requirements/setup.sh $(VENV)
 
+# Any Python 3 with venv brings uv, or any uv the one that the locks are made with.
 $(UV):
-	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11)' || { echo "aqe needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "First set-up: 1.6 GB of packages to fetch, 4 GB of disk below this directory, 2 minutes with a fast network."
-	@echo "The demo after it: 8 GB of memory, 2 GB of disk, about 13 minutes on two cores."
-	@$(PYTHON) -m venv .tool
-	@.tool/bin/pip install -q --no-warn-script-location uv==0.13.9
-
-$(VENV)/.ready: $(LOCK) $(UV)
-	@$(UV) venv -q --allow-existing --python $(PYTHON) $(VENV)
-	@$(UV) pip sync -q --python $(PY) $(TORCH) $(LOCK)
-	@$(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
-	@touch $@
+	@rm -rf .tool
+	@if ! { $(or $(PYTHON),python3) -m venv .tool && .tool/bin/pip install -q --no-warn-script-location $(PINNED); }; then \
+	  rm -rf .tool && uv venv -q .tool && uv pip install -q --python .tool $(PINNED) || \
+	  { rm -rf .tool; echo "make setup needs a Python 3 with venv (apt-get install python3-venv), or uv."; exit 2; }; fi
 
 demo: setup  ## the whole loop at small counts (13 minutes on 2 cores, 8 GB of memory)
 	@$(PY) -m cluster.local.submit --config demo
@@ -109,17 +100,8 @@ monitor: setup  ## what the pipeline that runs on this machine does: tokens/s, c
 package: setup  ## the code as a checksummed zip below dist/, for `working_dir: https://...`
 	@$(PY) -m cluster.package
 
-# --excludes only here: the GPU build needs torchvision, torchaudio and triton.
-lock: $(UV)  ## resolve the pinned packages again
-	$(UV) pip compile -q pyproject.toml --extra all --extra serve --extra cpu --group demo --group dev --excludes requirements/cpu-excludes.txt $(TORCH) \
-	  --python-version 3.11 --no-annotate --custom-compile-command "make lock" -o requirements/cpu-3.11.txt
-	$(UV) pip compile -q pyproject.toml --extra all --extra serve --extra gpu --group demo --group dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-	  --no-annotate --custom-compile-command "make lock" -o requirements/gpu-3.11.txt
-	grep -v '^python-dateutil==' requirements/gpu-3.11.txt > .tool/constraints.txt  # boto3 wants an older one
-	$(UV) pip compile -q requirements/aws.in -c .tool/constraints.txt --python-version 3.11 --no-annotate \
-	  --custom-compile-command "make lock" -o requirements/aws-3.11.txt
-	$(UV) pip compile -q requirements/docs.in --universal --python-version 3.11 --no-annotate --generate-hashes \
-	  --custom-compile-command "make lock" -o requirements/docs.txt
+lock: $(UV)  ## resolve the pinned packages, for each Python
+	@requirements/lock.sh
 
 docs: setup  ## write docs/configuration.md, the tables of README.md and docs/results.md, and the Grafana dashboard
 	@$(PY) -m aqe.config.reference > docs/configuration.md

@@ -60,7 +60,7 @@ def test_a_job_has_the_help_of_its_verb(job: str) -> None:
     # Without the first line, which names the program.
     usage, *rest = done.stdout.strip().splitlines()
     assert f"{job}.py [OPTIONS]" in usage and rest == verb.stdout.strip().splitlines()[1:]
-    assert all(option in done.stdout for option in ("--config", "--set", "--base-dir", "--limit", "--debug"))
+    assert all(option in done.stdout for option in ("--config", "--set", "--base-dir", "--limit", "--small", "--debug"))
 
 
 def test_help_lists_each_verb_with_its_docstring_and_imports_nothing_heavy() -> None:

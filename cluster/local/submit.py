@@ -1,6 +1,6 @@
 """Start a local Ray, submit a job to it with `ray job submit` as one would on a cluster, follow it, stop that Ray.
 
-usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set key=value ...] [--limit N] [--debug]
+usage: python -m cluster.local.submit [--job run_pipeline] --config demo [--set key=value ...] [--limit N] [--small]
 
 It ends with the job's exit code (`aqe.errors`); `ray job submit` itself ends with 1 whenever a job fails.
 """
@@ -17,10 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.local.ray_head import Head, ray_head
+
+if TYPE_CHECKING:
+    from aqe.config.asked import Asked
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,13 +61,19 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--debug", action="store_true")
     args = parser.parse_args()
     # Looked at here too, so that a mistake is said before a cluster starts.
+    from aqe.advice import advice
     from aqe.cli import checked
+    from aqe.config.asked import Asked
     from aqe.config.base import nearest
+    from aqe.config.pipeline import is_file
+    from aqe.cost import cost
     from aqe.errors import ConfigError
     from aqe.exits import quietly
+    from aqe.smollm2 import PARAMETERS
 
     # Ended from outside, or its terminal closed, it ends its Ray too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -74,37 +84,38 @@ def main() -> int:
             raise ConfigError(
                 f"--job {args.job}: there is no such job.{nearest(args.job, jobs)} There are {', '.join(jobs)}."
             )
-        config, _ = checked(args.config, args.set, Path.cwd(), args.limit)
-        code = _run(args)
+        asked = Asked(args.config, tuple(args.set), None, args.limit, args.small)
+        config, model = checked(asked)
+        if args.job == "run_pipeline":
+            plan = cost(config, PARAMETERS if model is None else model.parameters)
+            for line in advice(asked, plan, [sys.executable, "-m", "cluster.local.submit"]):
+                print(line, flush=True)
+        # The job's working directory is a copy of this project: what is here is named by its whole path.
+        named = str(Path(asked.config).absolute()) if is_file(asked.config) else asked.config
+        code = _run(args.job, replace(asked, config=named, base_dir=asked.directory), args.debug)
     if code == 0:
-        print("In this checkout, the command `aqe` is: PYTHONPATH=platform .venv/bin/python -m aqe", flush=True)
+        print(f"In this checkout, the command `aqe` is {Path(sys.executable).parent / 'aqe'}", flush=True)
     print(f"The local Ray is stopped. Artifacts: {config.run_dir}", flush=True)
     return code
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(job: str, asked: "Asked", debug: bool) -> int:
     """Exit code of the job, on a Ray that lives as long as it."""
-    # The job's working directory is a copy of this project: a file of the user's is named by its whole path.
-    named = str(Path(args.config).absolute()) if args.config.endswith((".yaml", ".yml")) else args.config
-    options = ["--config", named, "--base-dir", str(Path.cwd())]
-    for assignment in args.set:
-        options += ["--set", assignment]
-    options += [] if args.limit is None else ["--limit", str(args.limit)]
-    options += ["--debug"] * args.debug
-    if args.config in NEEDS:
+    options = asked.options + ["--debug"] * debug
+    if asked.config in NEEDS and not asked.small:
         free = shutil.disk_usage(Path.cwd()).free / 1e9
-        print(f"{args.config}: {NEEDS[args.config]} ({free:.0f} GB free here)", flush=True)
+        print(f"{asked.config}: {NEEDS[asked.config]} ({free:.0f} GB free here)", flush=True)
     print("Starting a Ray on this machine ...", flush=True)
     started = time.monotonic()
     with ray_head() as head:
         print(
             f"Ray is up after {time.monotonic() - started:.0f} s, dashboard {head.address} "
             f"(token in {head.env['RAY_AUTH_TOKEN_PATH']}).\n"
-            f"$ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/{args.job}.py "
+            f"$ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/{job}.py "
             + shlex.join(options),
             flush=True,
         )
-        submit(head, args.job, options, "aqe")
+        submit(head, job, options, "aqe")
         return follow(job_client(head), "aqe")
 
 

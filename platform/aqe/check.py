@@ -189,6 +189,9 @@ def _asking(config: PipelineConfig) -> list[PromptConfig]:
 
 def _exists(key: str, path: Path) -> None:
     if not path.exists():
-        raise InputError(f"{key}: {path} does not exist. Relative paths are below --base-dir (default: where you are).")
+        raise InputError(
+            f"{key}: {path} does not exist. Relative paths are below the directory of the configuration's file (a "
+            "preset's: where you are), or below --base-dir."
+        )
     if not os.access(path, os.R_OK):
         raise InputError(f"{key}: {path} may not be read by this user. Change its permissions, or name a copy.")

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aqe.config.pipeline import PRESETS, PipelineConfig, limited, load_config
+from aqe.config.asked import Asked
+from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
 from aqe.config.sources import SPLITS
 from aqe.errors import ConfigError, DependencyError, StorageError
 from aqe.exits import QUIET, quietly
@@ -30,12 +31,20 @@ ConfigName = Annotated[
 ]
 Overrides = Annotated[list[str], typer.Option("--set", help="key.path=value, over the file; may be repeated.")]
 BaseDir = Annotated[
-    Path | None, typer.Option("--base-dir", help="Relative paths are below this directory (default: where you are).")
+    Path | None,
+    typer.Option(
+        "--base-dir",
+        help="Relative paths are below this directory (default: that of the file; for a preset, where you are).",
+    ),
 ]
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/demo.")]
 
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="At most so many queries of each source: for a quick try.")
+]
+Small = Annotated[
+    bool,
+    typer.Option("--small", help="What two cores can do: a model of 135 M parameters, 8 candidates, --limit 200."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 
@@ -47,18 +56,15 @@ app = _program(
 )
 
 
-def checked(
-    name: str, overrides: Sequence[str], base_dir: Path | None, limit: int | None
-) -> tuple[PipelineConfig, "Checked | None"]:
+def checked(asked: Asked) -> tuple[PipelineConfig, "Checked | None"]:
     """The configuration and its model, after all has been looked at that can be found wrong before compute."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and base_dir is None:
+    inside = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if inside and asked.base_dir is None and asked.directory.is_relative_to(Path.cwd()):
         raise ConfigError(
             "inside `ray job submit` the working directory is a copy that vanishes with the job. Say where "
             "relative paths, runs/ among them, belong: --base-dir /a/directory/that/all/nodes/share"
         )
-    config = load_config(name, overrides, base_dir)
-    if limit is not None:
-        config = limited(config, limit)
+    config, name = asked.load(), asked.config
     if config.run_dir.name != Path(name).stem:
         say(f"{name}: the run is called {config.name}")
     missing = {package: extra for package, extra in NEEDS.items() if find_spec(package) is None}
@@ -72,16 +78,17 @@ def checked(
     return config, check(config)
 
 
-def _plan(config: PipelineConfig, model: "Checked | None") -> None:
+def _plan(asked: Asked, config: PipelineConfig, model: "Checked | None") -> None:
     """Say what a run takes. StorageError where the disk cannot hold the half of it: it is an estimate.
 
     What lies in the run's directory already is not written again by a run that is resumed.
     """
+    from aqe.advice import advice
     from aqe.cost import bytes_below, cost
     from aqe.smollm2 import PARAMETERS
 
     plan = cost(config, PARAMETERS if model is None else model.parameters)
-    for line in plan.lines():
+    for line in (*plan.lines(), *advice(asked, plan)):
         say(line)
     there = next(path for path in (config.run_dir, *config.run_dir.parents) if path.exists())
     free, held = shutil.disk_usage(there).free, bytes_below(config.run_dir)
@@ -129,7 +136,7 @@ def _connect() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-Verb = Callable[[str, list[str], Path | None, int | None, bool], None]
+Verb = Callable[[str, list[str], Path | None, int | None, bool, bool], None]
 
 
 def verb(stage: Callable[["Pipeline"], None]) -> Verb:
@@ -140,13 +147,15 @@ def verb(stage: Callable[["Pipeline"], None]) -> Verb:
         set_: Overrides = [],  # noqa: B006
         base_dir: BaseDir = None,
         limit: Limit = None,
+        small: Small = False,
         debug: Debug = False,
     ) -> None:
         started = time.monotonic()
         with quietly(debug):
-            configured, model = checked(config, set_, base_dir, limit)
+            asked = Asked(config, tuple(set_), base_dir, limit, small)
+            configured, model = checked(asked)
             if stage.__name__ == "run":
-                _plan(configured, model)
+                _plan(asked, configured, model)
             _connect()
             from aqe.pipeline import Pipeline
 
@@ -252,12 +261,14 @@ def check(
     set_: Overrides = [],  # noqa: B006
     base_dir: BaseDir = None,
     limit: Limit = None,
+    small: Small = False,
     debug: Debug = False,
 ) -> None:
     """Find what would stop a run, before it costs anything, and say what it takes at most."""
     with quietly(debug):
-        configured, model = checked(config, set_, base_dir, limit)
-        _plan(configured, model)
+        asked = Asked(config, tuple(set_), base_dir, limit, small)
+        configured, model = checked(asked)
+        _plan(asked, configured, model)
         say(f"{config}: nothing is wrong; a run writes its artifacts to {configured.run_dir}")
 
 

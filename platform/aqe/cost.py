@@ -106,13 +106,13 @@ class Cost:
             for machine in (H100, CORE):
                 generation, training = self.hours(machine)
                 size = f"{self.parameters / 1e9:.2g} B parameters"
-                hours = f"{_rough(generation)} hours to generate, {_rough(training)} to train"
+                hours = f"{rough(generation)} hours to generate, {rough(training)} to train"
                 yield f"{size}, one {machine.name}: {hours}, at most"
         needed = f"{self.memory / 1e9:.0f} GB of memory or more"
-        yield f"some {_rough(self.disk / 1e9)} GB of disk; to train without a GPU {needed}"
+        yield f"some {rough(self.disk / 1e9)} GB of disk; to train without a GPU {needed}"
 
 
-def _rough(hours: float) -> str:
+def rough(hours: float) -> str:
     """Two digits of it."""
     return f"{float(f'{hours:.2g}'):,g}" if hours >= 0.1 else "less than 0.1"
 

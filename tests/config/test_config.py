@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,8 +16,9 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from aqe.config import reference
+from aqe.config.asked import QUERIES, Asked
 from aqe.config.base import models
-from aqe.config.data import is_path
+from aqe.config.data import ModelConfig, is_path
 from aqe.config.evaluate import System
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
 from aqe.config.sample import PASSAGE, EngineConfig, PromptConfig
@@ -188,6 +190,44 @@ def test_overrides_and_base_dir(tmp_path: Path) -> None:
     assert str(config.corpus.path) == str(tmp_path / "data/c.jsonl")  # type: ignore[union-attr]
     assert config.queries.dev.path == (tmp_path / "d.jsonl",)  # type: ignore[union-attr]
     assert str(config.queries.test.path) == "/abs/e.jsonl"  # type: ignore[union-attr]
+
+
+def test_paths_are_read_from_the_configurations_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "elsewhere" / "data").mkdir(parents=True)
+    splits = ", ".join(f"{split}: {{format: jsonl, path: data/{split}.jsonl}}" for split in SPLITS)
+    (tmp_path / "work" / "mine.yaml").write_text(
+        f"corpus: {{format: jsonl, path: ../c.jsonl}}\nqueries: {{{splits}}}\nmodel: {{source: ./model}}\n"
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in ("../work/mine.yaml", str(tmp_path / "work" / "mine.yaml")):
+        config = load_config(name, ["evaluate.seeds=2"])
+        assert config.run_dir == tmp_path / "work" / "runs" / "mine"
+        assert config.corpus.path == tmp_path / "c.jsonl"  # type: ignore[union-attr]
+        assert config.queries.dev.path == tmp_path / "work" / "data" / "dev.jsonl"  # type: ignore[union-attr]
+        assert config.model.source == str(tmp_path / "work" / "model")
+    # What is typed is below the same directory, a preset's paths are below where you are, and --base-dir counts most.
+    assert load_config("../work/mine.yaml", ["runs_dir=r"]).runs_dir == tmp_path / "work" / "r"
+    assert load_config("demo").runs_dir == tmp_path / "elsewhere" / "runs"
+    assert load_config("../work/mine.yaml", [], Path("data")).runs_dir == tmp_path / "elsewhere" / "data" / "runs"
+
+
+def test_small_sets_what_is_not_typed(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "corpus: {format: jsonl, path: c.jsonl}\nmodel: {source: org/large, revision: main}\n"
+        "queries: {format: jsonl, path: q.jsonl, split: {train: 0.8, dev: 0.1, test: 0.1}}\n"
+        "sample: {num_samples: 50, temperature: 0.7}\n"
+    )
+    asked = Asked(str(tmp_path / "mine.yaml"), ("sample.max_tokens=16",), small=True)
+    config = asked.load()
+    assert config.model == ModelConfig() and config.models == ("rsft_dpo",)
+    assert (config.sample.num_samples, config.sample.max_tokens, config.sample.temperature) == (8, 16, 0.7)
+    assert config.queries.all.limit == QUERIES  # type: ignore[union-attr]
+    assert replace(asked, limit=7).load().queries.all.limit == 7  # type: ignore[union-attr]
+    assert asked.options == ["--config", asked.config, "--set", "sample.max_tokens=16", "--small"]
+    large = replace(asked, small=False, limit=9, base_dir=tmp_path)
+    assert large.load().model.source == "org/large" and large.smaller == replace(large, small=True)
+    assert large.options[-4:] == ["--base-dir", str(tmp_path), "--limit", "9"]
 
 
 def test_config_imports_nothing_heavy() -> None:

@@ -214,13 +214,24 @@ def _absolute(config: PipelineConfig, base_dir: Path) -> PipelineConfig:
     return fixed
 
 
-def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None = None) -> PipelineConfig:
-    """Read a preset by name or a YAML file by its path from here; paths in it are below `base_dir` (default: here).
+def is_file(name: str) -> bool:
+    """Whether `--config` names a file, not a preset."""
+    return name.endswith((".yaml", ".yml"))
 
-    Raises ConfigError that names the key, the value and what is allowed.
+
+def own_directory(name: str) -> Path:
+    """Where relative paths begin: the directory of the file that `--config` names; for a preset, where you are."""
+    return Path(name).absolute().parent if is_file(name) else Path.cwd()
+
+
+def load_config(name: str, overrides: Sequence[str] = (), base_dir: Path | None = None) -> PipelineConfig:
+    """Read a preset by name or a YAML file by its path. Paths in it, and in `overrides`, are below `base_dir`.
+
+    Where no `base_dir` is given, it is `own_directory`. Raises ConfigError that names the key, the value and what is
+    allowed.
     """
-    base_dir = Path(base_dir or Path.cwd()).resolve()
-    path = PRESETS / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(name).absolute()
+    base_dir = Path(base_dir or own_directory(name)).resolve()
+    path = Path(name).absolute() if is_file(name) else PRESETS / f"{name}.yaml"
     if not path.exists():
         presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
         meant = nearest(name, presets.split(", "))
