@@ -28,6 +28,7 @@ from aqe.artifact import verify, write_parquet
 from aqe.dead_letters import common, reasons_of
 from aqe.errors import ArtifactError, StorageError
 from aqe.observe import metrics
+from aqe.observe.lines import Line
 from aqe.observe.progress import Progress, hide, say
 from aqe.records import DEAD_LETTERS, table
 from aqe.run import Run
@@ -65,6 +66,7 @@ class _Actor:
             return
         part, turned = self._parts[place], time.perf_counter()
         self._place, self._stage, self._out, work = place, part.stage, part.out, part.work
+        self._title = part.title
         self._read, self._schema, self._in_flight, stage = work.read, work.schema, work.in_flight, part.stage
         metrics.begin(metrics.ROWS, stage=stage)
         metrics.begin(metrics.DEAD_LETTERS, stage=stage)
@@ -81,9 +83,12 @@ class _Actor:
         self._load = time.perf_counter() - turned
 
     def _made(self, work: Work) -> Callable[[Sequence[Row]], Result]:
+        opened = self._opened is not None and self._opened[0] == work.source
+        if (source := work.source or work.args.get("source")) is not None and not opened:
+            say(Line(self._title, source.opening))
         if work.source is None:
             return work.make(**work.args)
-        if self._opened is None or self._opened[0] != work.source:
+        if self._opened is None or not opened:
             # Two models, or two indexes, may be more than the node has room for.
             self._opened = self._work = None
             self._opened = work.source, work.source.open()
@@ -159,7 +164,7 @@ class _Actor:
             return
         except Exception as error:
             # Which of them it was shows where each is worked on alone.
-            say(f"{self._stage}: {type(error).__name__}: {error}. The units that were open are tried one by one")
+            say(f"{self._title}: {type(error).__name__}: {error}. The units that were open are tried one by one")
             yield from map(self._try, [*(unit for unit, _ in opened.values()), *following])
         yield from ({**counts, "refused": "", "broken": False} for counts in found)
 
@@ -212,7 +217,7 @@ class _Running:
     """A part on its way: its finished units, what they counted, how far it is."""
 
     def __init__(self, run: Run, part: Part) -> None:
-        self.run, self.part = run, part
+        self.run, self.part = run, replace(part, title=run.title(part.out, part.stage))
         self.queries = self.dead = 0
         self.counts: Counter[str] = Counter()
         self._finished = self._look()
@@ -256,12 +261,13 @@ class _Running:
     def whole(self) -> bool:
         return not self._left
 
-    def begin(self, life: ExitStack) -> None:
-        """From now on the pool works on it."""
+    def begin(self, life: ExitStack, first: bool = False) -> None:
+        """From now on the pool works on it; `first`, if its workers are yet to come."""
         if self._progress is None:
             already = self._total - sum(self._left.values())
-            noun, stage = self.part.work.noun, self.part.stage
-            self._progress = Progress(stage, self._total, noun, self.run.say, already=already)
+            noun, stage, title = self.part.work.noun, self.part.stage, self.part.title
+            self.run.say(Line(title, "starting workers" if first else "starts"))
+            self._progress = Progress(stage, self._total, noun, self.run.say, already=already, title=title)
             life.enter_context(self._progress)
             self._began = time.time()
             metrics.level(metrics.UNITS_LEFT, len(self._left), stage=stage)
@@ -288,7 +294,7 @@ class _Running:
         if self.dead:
             letters = part.out / "dead_letters"
             self.run.say(
-                f"{part.stage}: {self.dead} of {self._total} {part.work.noun} could not be processed, see {letters}: "
+                f"{part.title}: {self.dead} of {self._total} {part.work.noun} could not be processed, see {letters}: "
                 f"{common(reasons_of(letters))}. After a fix: `aqe retry {self.run.root}`"
             )
         counts = dict(self.counts)
@@ -349,7 +355,7 @@ def run_parts(run: Run, name: str, parts: Sequence[Part], pool: Pool) -> Iterato
         return
     unfinished = [running[place] for place in waiting]
     with ExitStack() as life:
-        unfinished[0].begin(life)
+        unfinished[0].begin(life, first=True)
         for done in _execute(name, unfinished, pool):
             if done["refused"]:
                 raise (ArtifactError if done["broken"] else StorageError)(done["refused"])

@@ -114,9 +114,12 @@ def judge_queries(run: Run, *, split: Split, corpus: Artifact, queries: Artifact
     source = queries.path / f"{split}.parquet"
 
     def build(out: Path) -> dict[str, Any]:
-        stats = judge.write_judgement(out, corpus.path, read_parquet(source), run.say, run.nodes("cpu").labels)
-        run.say(f"judge_queries: {split}: {stats['judged']} of {stats['queries']} queries have a relevant passage")
-        return stats
+        title = run.title(out, "judge_queries")
+
+        def say(text: str) -> None:
+            run.say(f"{title}: {text}")
+
+        return judge.write_judgement(out, corpus.path, read_parquet(source), say, run.nodes("cpu").labels)
 
     judged = run.make(
         "judge_queries",
