@@ -65,8 +65,7 @@ class _Actor:
         if place == self._place:
             return
         part, turned = self._parts[place], time.perf_counter()
-        self._place, self._stage, self._out, work = place, part.stage, part.out, part.work
-        self._title = part.title
+        self._place, self._stage, self._title, self._out, work = place, part.stage, part.title, part.out, part.work
         self._read, self._schema, self._in_flight, stage = work.read, work.schema, work.in_flight, part.stage
         metrics.begin(metrics.ROWS, stage=stage)
         metrics.begin(metrics.DEAD_LETTERS, stage=stage)
@@ -265,9 +264,9 @@ class _Running:
         """From now on the pool works on it; `first`, if its workers are yet to come."""
         if self._progress is None:
             already = self._total - sum(self._left.values())
-            noun, stage, title = self.part.work.noun, self.part.stage, self.part.title
-            self.run.say(Line(title, "starting workers" if first else "starts"))
-            self._progress = Progress(stage, self._total, noun, self.run.say, already=already, title=title)
+            noun, stage, title, say = self.part.work.noun, self.part.stage, self.part.title, self.run.say
+            say(Line(title, "starting workers" if first else "starts"))
+            self._progress = Progress(stage, self._total, noun, say, already=already, title=title)
             life.enter_context(self._progress)
             self._began = time.time()
             metrics.level(metrics.UNITS_LEFT, len(self._left), stage=stage)
@@ -293,10 +292,9 @@ class _Running:
         part = self.part
         if self.dead:
             letters = part.out / "dead_letters"
-            self.run.say(
-                f"{part.title}: {self.dead} of {self._total} {part.work.noun} could not be processed, see {letters}: "
-                f"{common(reasons_of(letters))}. After a fix: `aqe retry {self.run.root}`"
-            )
+            why = f"{common(reasons_of(letters))}. After a fix: `aqe retry {self.run.root}`"
+            lost = f"{self.dead} of {self._total} {part.work.noun} could not be processed, see {letters}: {why}"
+            self.run.note(part.out, part.stage, lost)
         counts = dict(self.counts)
         busy = counts.pop("busy_seconds", 0.0)
         # A part has begun before its first result comes, which may be all of it.

@@ -47,6 +47,10 @@ class Run:
         """What people call the stage that fills the directory `out`; `stage` where nobody asked for it by `make`."""
         return self._titles.get(out.name, stage)
 
+    def note(self, out: Path, stage: str, text: str) -> None:
+        """Say something of that stage that is to stay in sight."""
+        self.say(f"{self.title(out, stage)}: {text}")
+
     def make(
         self,
         stage: str,

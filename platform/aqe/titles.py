@@ -63,14 +63,16 @@ def title_of(artifact: Artifact) -> str:
 
 
 def _seed(wanted: Wanted) -> str:
-    """`, seed 1`: of the training, or the drawing, that the artifact comes from. Nothing for the first seed."""
-    if re.match("align_|sample_", wanted.stage) and (seed := wanted.config.get("seed")):
-        return f", seed {seed}"
+    """`, seed 1`: of the training, or else the drawing, that the artifact comes from. Nothing for the first seed."""
+    own = f", seed {seed}" if (seed := wanted.config.get("seed")) else ""
+    if wanted.stage.startswith("align_"):
+        return own
     if wanted.stage == "report":
         return ""
     read = (*wanted.inputs.values(), *wanted.parents)
     titles = (title_of(one) for one in read if isinstance(one, Artifact))
-    return next((found.group() for text in titles if (found := re.search(r", seed \d+$", text))), "")
+    drawn = own if wanted.stage.startswith("sample_") else ""
+    return next((found.group() for text in titles if (found := re.search(r", seed \d+$", text))), drawn)
 
 
 def _trained(names: Mapping[str, str], config: Mapping[str, Any]) -> str:

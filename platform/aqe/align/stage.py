@@ -112,9 +112,11 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
     title = run.title(out, kind)
     first = ", the reference's log-probabilities first" if kind == "dpo" else ""
     why = f": {common(reasons_of(out / 'dead_letters.parquet'))}" if dead else ""
-    run.say(
-        f"{title}: {rows} rows ({dead} left out{why}), {workers} workers x {micro} rows x {accumulation} micro batches "
-        f"per step{first}"
+    run.note(
+        out,
+        kind,
+        f"{rows} rows ({dead} left out{why}), {workers} workers x {micro} rows x {accumulation} micro batches per step"
+        f"{first}",
     )
     job: dict[str, Any] = {
         "kind": kind,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,7 @@ def judge_queries(run: Run, *, split: Split, corpus: Artifact, queries: Artifact
     source = queries.path / f"{split}.parquet"
 
     def build(out: Path) -> dict[str, Any]:
-        title = run.title(out, "judge_queries")
-
-        def say(text: str) -> None:
-            run.say(f"{title}: {text}")
-
+        say = partial(run.note, out, "judge_queries")
         return judge.write_judgement(out, corpus.path, read_parquet(source), say, run.nodes("cpu").labels)
 
     judged = run.make(

@@ -42,8 +42,8 @@ def build_impacts(
     """Write `out`/impacts-*.safetensors from the Lucene index `lucene`. Starts the JVM of this process.
 
     `run(make_shard, layout, out, ranges)` makes the shards, by default one after another here. `title` begins
-    the lines that are said. Returns counts, seconds and bytes. Raises DataError for an index that Anserini did not make: two passages with one docid, or a
-    missing field.
+    the lines that are said. Returns counts, seconds and bytes. Raises DataError for an index that Anserini did not
+    make: two passages with one docid, or a missing field.
     """
     started = time.perf_counter()
     verify(lucene, patient=True)

@@ -85,7 +85,7 @@ def build_preferences(
         if rows != {name: stats[count] for name, count in _COUNTED.items()}:
             raise ArtifactError(f"{out / 'data'} holds {rows}, not what its units counted. Run again: it is made anew.")
         shutil.rmtree(out / "data")
-        _tell(run, run.title(out, "build_preferences"), stats)
+        _tell(run, out, stats)
         return stats
 
     return run.make(
@@ -196,12 +196,14 @@ def _gather(files: Sequence[Path], name: str, schema: pa.Schema, path: Path) -> 
     return int(pq.read_metadata(path).num_rows)
 
 
-def _tell(run: Run, title: str, stats: Mapping[str, Any]) -> None:
-    run.say(
-        f"{title}: {stats['queries_with_pair']} of {stats['queries']} queries gave a pair, "
+def _tell(run: Run, out: Path, stats: Mapping[str, Any]) -> None:
+    run.note(
+        out,
+        "build_preferences",
+        f"{stats['queries_with_pair']} of {stats['queries']} queries gave a pair, "
         f"{stats['rsft_rows']} a target; the best candidate beats the plain query on "
         f"{100 * stats['best_beats_plain']:.0f} % of them (MRR {stats['plain_mrr']:.3f} -> {stats['best_mrr']:.3f}); "
-        f"mean cosine of candidates {_shown(stats['mean_pairwise_cosine'])}, distinct-1 {_shown(stats['distinct_1'])}"
+        f"mean cosine of candidates {_shown(stats['mean_pairwise_cosine'])}, distinct-1 {_shown(stats['distinct_1'])}",
     )
     if warning := collapse_warning(stats):
         run.say(f"WARNING: {warning}")

@@ -131,10 +131,12 @@ def sample_all(run: Run, name: str, asked: Sequence[Asked], model: LanguageModel
         places, pool = list(missing), engine_pool(config, nodes)
         for place, stats in run_parts(run, name if len(parts) > 1 else parts[0].stage, parts, pool):
             if stats["reasoning"]:
-                run.say(
-                    f"WARNING: {run.title(parts[place].out, parts[place].stage)}: {stats['reasoning']} of {stats['candidates']} candidates hold "
-                    "reasoning, which is cut off. Tell the chat template of the model to leave it out: see "
-                    "`chat_kwargs` of the prompt."
+                part = parts[place]
+                run.note(
+                    part.out,
+                    part.stage,
+                    f"WARNING: {stats['reasoning']} of {stats['candidates']} candidates hold reasoning, which is cut "
+                    "off. Tell the chat template of the model to leave it out: see `chat_kwargs` of the prompt.",
                 )
             yield places[place], {"engine": engine, "dtype": dtype, **stats}
 
