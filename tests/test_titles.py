@@ -41,7 +41,7 @@ def prompt(name: str) -> dict[str, str]:
         (wanted("rank_train_rsft"), "rank train's candidates from rsft"),
         (wanted("rank_dev_cuts"), "rank dev's expansions of every length"),
         (wanted("expansions_test_best_of_n"), "choose test's best candidates, which is the oracle"),
-        (wanted("tune_bm25", points=[(0.9, 0.4), (0.4, 0.2)]), "try 2 settings of BM25 on dev, from 0.9 and 0.4"),
+        (wanted("tune_bm25", points=[(0.9, 0.4), (0.4, 0.2)]), "try 2 settings of BM25 on dev, from 0.9, 0.4"),
         (wanted("align_dpo", seed=0), "train DPO"),
         (wanted("align_rsft_dpo", seed=0), "train DPO after RSFT"),
         (wanted("align_rsft_dpo_dpo", seed=0), "train DPO after RSFT and DPO"),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aqe.artifact import Artifact, Wanted
+from aqe.artifact import MANIFEST, Artifact, Wanted, look
 
 #: Stages that a run has once, or once per training seed.
 _TITLES = {
@@ -59,7 +59,11 @@ def title(wanted: Wanted) -> str:
 
 def title_of(artifact: Artifact) -> str:
     """The same of what was made, by an older version too, which did not note it."""
-    return str(artifact.manifest.get("title") or title(Wanted(artifact.stage, artifact.manifest["config"], {})))
+    if noted := artifact.manifest.get("title"):
+        return str(noted)
+    beside = (artifact.path.parent / name for name in artifact.parents)
+    parents = tuple(look(path) for path in beside if (path / MANIFEST).exists())
+    return title(Wanted(artifact.stage, artifact.manifest["config"], {}, parents))
 
 
 def _seed(wanted: Wanted) -> str:
@@ -96,7 +100,7 @@ def _expanded(names: Mapping[str, str], config: Mapping[str, Any]) -> str:
 
 def _tuned(names: Mapping[str, str], config: Mapping[str, Any]) -> str:
     points = config["points"]
-    first = " and ".join(f"{value:g}" for value in points[0])
+    first = ", ".join(f"{value:g}" for value in points[0])
     return f"try {len(points)} settings of {names['what'].upper()} on dev, from {first}"
 
 
