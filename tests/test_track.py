@@ -271,9 +271,7 @@ def test_a_package_that_is_not_there_is_an_error_before_anything_runs(monkeypatc
     there = {"tensorboardX"}
     monkeypatch.setattr(track, "find_spec", lambda module: object() if module in there else None)
     track.check(["tensorboard"])
-    with pytest.raises(
-        DependencyError, match="mlflow-skinny, trackio is not installed here. pip install mlflow-skinny"
-    ):
+    with pytest.raises(DependencyError, match="mlflow-skinny, trackio is not installed here"):
         track.check(["tensorboard", "mlflow", "trackio"])
 
 
@@ -293,7 +291,7 @@ def test_weights_and_biases_needs_a_key_or_to_be_offline(tmp_path: Path, monkeyp
 
 def test_trackers_are_no_part_of_a_result_and_cost_nothing_where_none_is_named(tmp_path: Path) -> None:
     """Which artifacts a run makes does not depend on them, nor does importing the platform import them."""
-    names = {path.name for path in (tmp_path / "a").iterdir()} if go(configured(tmp_path / "a")) is None else set()
+    go(configured(tmp_path / "a"))
     names = {path.name for path in (tmp_path / "a" / "mine").glob("*-*")}
     if importlib.util.find_spec("tensorboardX"):
         go(configured(tmp_path / "b", "tensorboard"))

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -219,13 +220,13 @@ class Trackers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for name, tracker in list(self._opened.items()):
-            self._safely(name, lambda tracker=tracker: tracker.close(kind is not None))  # type: ignore[misc]
+            self._safely(name, partial(tracker.close, kind is not None))
         self._opened.clear()
 
     def log(self, title: str, artifact: Artifact) -> None:
         """What a stage left, in each tracker that has not been told of it; `title` is what people call the stage."""
         for name in list(self._names):
-            self._safely(name, lambda name=name: self._log(name, title, artifact))  # type: ignore[misc]
+            self._safely(name, partial(self._log, name, title, artifact))
 
     def _safely(self, name: TrackerName, do: Callable[[], None]) -> None:
         try:
