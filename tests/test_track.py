@@ -19,8 +19,8 @@ from aqe.config.pipeline import PipelineConfig, TrackerName
 from aqe.errors import ConfigError, DependencyError
 from aqe.run import Run
 from aqe.track import PACKAGES, Trackers
-from tests.tools.small_project import ROOT
 
+ROOT = Path(__file__).parents[1]
 CURVE = pa.table({"step": [1, 2, 3], "loss": [0.7, 0.6, 0.5], "kl_per_token": [0.0, None, 0.1]})
 MEASURED = {
     "systems": {"rsft_dpo": {"label": "RSFT + DPO", "mrr": {"value": 0.5, "low": 0.4, "high": 0.6}}},
