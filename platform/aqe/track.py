@@ -107,7 +107,11 @@ class MLflow:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or directory.absolute().as_uri())
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if uri is None:
+            # MLflow adds nothing to its file store any more, but writes it. A database needs far more packages.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        self._client = MlflowClient(uri or directory.absolute().as_uri())
         if run_id is not None:
             self.id = run_id
             self._client.update_run(run_id, status="RUNNING")
