@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from aqe.observe import progress
 from aqe.observe.lines import FOLLOWED, Ended, Line, decoded, encoded
 from aqe.observe.progress import Progress, say
 from aqe.observe.screen import Screen
@@ -78,13 +79,11 @@ def test_a_terminal_keeps_one_line_for_a_stage_until_it_ends(tmp_path: Path) -> 
     assert "step 3/20, loss 0.6931\n" not in shown
 
 
-def rendered(screen: Screen) -> list[object]:
+def rendered(screen: Screen) -> list[Text]:
     """The texts of the live lines."""
-    from rich.text import Text
-
     grids = screen._lines().renderables
-    texts = [cell for grid in grids for column in grid.columns for cell in column.cells]  # type: ignore[union-attr]
-    return [text for text in texts if isinstance(text, Text)]
+    cells = [cell for grid in grids if isinstance(grid, Table) for column in grid.columns for cell in column.cells]
+    return [cell for cell in cells if isinstance(cell, Text)]
 
 
 def test_a_live_line_is_never_longer_than_the_terminal(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_a_terminal_hears_of_progress_more_often_than_a_log(
     monkeypatch.setenv(FOLLOWED, follower)
     said: list[str] = []
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("aqe.observe.progress.time.monotonic", lambda: now)
     counted = Progress("rank_train", 100, "queries", said.append, title="rank train's candidates")
     for _ in range(100):
         now += 0.11
