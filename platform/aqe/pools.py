@@ -29,7 +29,7 @@ from aqe.dead_letters import common, reasons_of
 from aqe.errors import ArtifactError, StorageError
 from aqe.observe import metrics
 from aqe.observe.lines import Line
-from aqe.observe.progress import Progress, hide, say
+from aqe.observe.progress import Progress, hide, live, say
 from aqe.records import DEAD_LETTERS, table
 from aqe.run import Run
 from aqe.storage import retry
@@ -265,7 +265,8 @@ class _Running:
         if self._progress is None:
             already = self._total - sum(self._left.values())
             noun, stage, title, say = self.part.work.noun, self.part.stage, self.part.title, self.run.say
-            say(Line(title, "starting workers" if first else "starts"))
+            if first or live():
+                say(Line(title, "starting workers" if first else "starts"))
             self._progress = Progress(stage, self._total, noun, say, already=already, title=title)
             life.enter_context(self._progress)
             self._began = time.time()

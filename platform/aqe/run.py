@@ -13,7 +13,7 @@ from aqe.errors import DeadLetterError
 from aqe.nodes import NodeKind, Nodes, nodes_of
 from aqe.observe.cost import describe
 from aqe.observe.lines import Line
-from aqe.observe.progress import Say, duration, say
+from aqe.observe.progress import Say, duration, live, say
 from aqe.titles import title
 from aqe.track import Trackers
 
@@ -66,7 +66,8 @@ class Run:
 
         def build_one(missing: Mapping[int, Path]) -> Iterator[tuple[int, Mapping[str, Any]]]:
             for i, path in missing.items():
-                self.say(Line(self.title(path, stage), "starts"))
+                if live():
+                    self.say(Line(self.title(path, stage), "starts"))
                 yield i, build(path)
 
         return self.make_all([wanted], build_one)[0]

@@ -21,6 +21,11 @@ def say(message: str) -> None:
     print(encoded(message) if FOLLOWED in os.environ else message, flush=True)
 
 
+def live() -> bool:
+    """Whether a terminal shows what this process says as it comes: a log needs no line that only says that work began."""
+    return os.environ.get(FOLLOWED) == "live"
+
+
 def every() -> float:
     """Seconds between two lines on the progress of a stage of this process."""
     return EVERY[os.environ.get(FOLLOWED, "log")]

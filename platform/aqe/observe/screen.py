@@ -44,13 +44,15 @@ def log_file(run_dir: Path) -> Path:
 
 
 class Screen:
-    """A context that shows lines as they are taken. `log` gets every line, marked or not."""
+    """A context that shows lines as they are taken. `log` gets every one, as plain text."""
 
     def __init__(self, log: Path, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._path = log
         self._running: dict[str, tuple[Line, float]] = {}
         """What was last said of each running stage, and since when it runs."""
+        self._over: set[str] = set()
+        """Stages that have ended. What a worker has said of one may come after that."""
         self._others: deque[str] = deque(maxlen=SHOWN_AT_THE_END)
         self._alarms: set[str] = set()
         self._spinner = Spinner("dots", style="cyan")
@@ -84,9 +86,9 @@ class Screen:
 
     def take(self, line: str) -> None:
         """One line of what a run prints, without its end."""
-        self._log.write(line + "\n")
-        self._log.flush()
         message = decoded(line)
+        self._log.write(f"{line if message is None else message}\n")
+        self._log.flush()
         if message is None:
             self._other(line)
         elif isinstance(message, Line):
@@ -107,6 +109,8 @@ class Screen:
 
     def _stage(self, line: Line) -> None:
         if line.state == "runs":
+            if line.stage in self._over:
+                return
             last, since = self._running.get(line.stage, (line, time.monotonic()))
             # A worker that comes late loads while others have work done.
             late = line.share is None and last.share is not None
@@ -115,6 +119,7 @@ class Screen:
                 return
         else:
             self._running.pop(line.stage, None)
+            self._over.add(line.stage)
         if not self._console.is_terminal:
             self.show(line)
         elif line.state == "found":
