@@ -22,7 +22,7 @@ def say(message: str) -> None:
 
 
 def live() -> bool:
-    """Whether a terminal shows what this process says as it comes: a log needs no line that only says that work began."""
+    """Whether a terminal shows what this process says. A log needs no line that says nothing but that work began."""
     return os.environ.get(FOLLOWED) == "live"
 
 
