@@ -8,6 +8,7 @@ import pytest
 
 from aqe.artifact import load, read_parquet
 from aqe.evaluate.compare import CONTROLS, ORDER
+from aqe.mend import members
 from tests.test_pipeline import home, only, run
 from tests.tools.small_project import write_project
 
@@ -69,6 +70,9 @@ def test_all_systems_with_two_seeds_and_two_rounds(tmp_path: Path, home: Path) -
     targets = read_parquet(next(iter(made.glob("build_preferences-*"))) / "rsft.parquet")
     assert random["qid"].to_pylist() == targets["qid"].to_pylist()
     assert "mean of 2 training seeds" in (made / "report" / "report.md").read_text()
+    # Each stage has a name of its own, whatever its directory is called.
+    titles = [load(path).manifest["title"] for path in members(made)]
+    assert len(titles) == len(set(titles)) > 50, sorted(titles)
     # Again: nothing is made anew.
     again = run("run_pipeline", tmp_path, home, *ALL)
     assert "made in" in said and "made in" not in again

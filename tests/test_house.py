@@ -25,8 +25,8 @@ MAY_KNOW = {
     "ranker": "",
     "malloc": "",
     # Files, metrics, nodes, models.
-    "exits": "errors",
     "observe": "config",
+    "exits": "errors observe",
     "sizes": "",
     "storage": "errors observe",
     "checksums": "observe storage",
@@ -40,7 +40,9 @@ MAY_KNOW = {
     "smollm2": "errors",
     "base_model": "artifact config errors smollm2 storage",
     # What every stage gets, and the pools that most use.
-    "run": "artifact config dead_letters errors nodes observe",
+    "titles": "artifact",
+    "track": "artifact config errors observe",
+    "run": "artifact config dead_letters errors nodes observe titles track",
     "units": "artifact errors",
     "pools": "artifact dead_letters errors observe records run storage units",
     # The stages, in the order of the loop. `impacts` is the engine of exact gold ranks.
@@ -48,7 +50,7 @@ MAY_KNOW = {
     "corpus": "artifact config dead_letters errors index nodes observe prompts records run storage",
     "impacts": "artifact compiled config errors index ranker",
     "sample": "artifact base_model compose config endings errors malloc nodes observe pools prompts reasoning records run storage units",
-    "rank": "artifact compose config errors impacts index nodes observe pools ranker records run units",
+    "rank": "artifact compiled compose config errors impacts index nodes observe pools ranker records run units",
     "synthetic": "artifact base_model compose config corpus errors nodes prompts rank records run sample",
     "prefer": "artifact base_model compose config endings errors nodes pools prompts records run storage units",
     "align": "artifact base_model config dead_letters errors malloc nodes observe records run storage",
@@ -59,9 +61,9 @@ MAY_KNOW = {
     "pyterrier": "errors expand",
     "__init__": "expand",
     # Which stage gets what, and the command line.
-    "pipeline": "align artifact base_model config corpus evaluate expand index observe prefer prompts rank report run sample synthetic",
+    "pipeline": "align artifact base_model config corpus evaluate expand index prefer prompts rank report run sample synthetic",
     "comparison": "artifact chain config evaluate pipeline prompts rank report sample",
-    "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic",
+    "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic track",
     "cost": "config corpus synthetic",
     "machine": "errors index storage",
     "advice": "config cost machine sizes smollm2",

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 from aqe import Expander, chain
-from aqe.artifact import file_digest, read_parquet
+from aqe.artifact import file_digest, look, read_parquet
 from aqe.clean import plan
 from aqe.index.shard import Arrays, open_shards
 from aqe.mend import members
@@ -98,8 +98,14 @@ def test_the_loop_ends_in_a_report(undisturbed: tuple[Path, str]) -> None:
     assert set(metrics["differences"]["rsft_vs_bm25"]["mrr"]) >= {"value", "low", "high"}
     assert (root / "report" / "report.html").stat().st_size > 20_000
     assert re.search(r"^bm25 +[\d.]+ \[", out, re.MULTILINE)
-    for stage in ("sample_train", "rank_train", "align_rsft", "align_rsft_dpo"):
+    # Each stage is told once, by a name that no other has; none was there before.
+    told = re.findall(r"^(.+): made in [\d:]+, ", out, re.MULTILINE)
+    assert sorted(told) == sorted(look(path).manifest["title"] for path in members(root)) and len(told) == len(
+        set(told)
+    )
+    for stage in ("rank train's candidates", "train RSFT", "train DPO after RSFT"):
         assert re.search(rf"^{stage}: made in [\d:]+, [\d.e-]+ CPU hours", out, re.MULTILINE), stage
+    assert "done before" not in out and out.count(": loading the model\n") >= 2
     assert str(root / "report" / "report.html") in out
     said = verdict(metrics)
     assert said.text in " ".join(out.split()) and "test queries" in said.text
@@ -210,7 +216,7 @@ def test_a_finished_run_does_nothing(undisturbed: tuple[Path, str], project: Pat
     before = {p: p.stat().st_mtime_ns for p in undisturbed[0].rglob("manifest.json")}
     out = run("run_pipeline", project, home)
     assert before == {p: p.stat().st_mtime_ns for p in undisturbed[0].rglob("manifest.json")}
-    assert "report: done before" in out
+    assert "write the report: done before" in out
     assert "queries/s" not in out
 
 
@@ -219,10 +225,10 @@ def test_another_beta_trains_dpo_again_and_nothing_else(
 ) -> None:
     root, _ = undisturbed
     out = run("align_model", project, home, "align.dpo.beta=0.3")
-    assert "build_preferences: done before" in out
-    assert "align_rsft: done before" in out
+    assert "choose what to train on: done before" in out
+    assert "train RSFT: done before" in out
     assert "queries/s" not in out
-    assert re.findall(r"^(\w+): made in", out, re.MULTILINE) == ["align_rsft_dpo"]
+    assert re.findall(r"^(.+): made in", out, re.MULTILINE) == ["train DPO after RSFT"]
     betas = {json.loads((p / "manifest.json").read_text())["config"]["beta"] for p in root.glob("align_rsft_dpo-*")}
     assert betas == {0.1, 0.3}
     # The other tests look for the one that is there; this one is of no more use.
@@ -252,7 +258,7 @@ def test_a_killed_driver_changes_no_row(undisturbed: tuple[Path, str], project: 
     assert not list(root.glob("build_preferences-*/manifest.json"))
     out = run("run_pipeline", project, home, runs="again")
     assert 3 <= kept < 12
-    assert "sample_train: done before" in out
+    assert "draw 4 candidates for train from the base model, prompt passage: done before" in out
     for stage, names in {
         "sample_train": ["data"],
         "rank_train": ["data"],

@@ -1,5 +1,6 @@
 """What a run tells: a stage once, what it cost, how many rows it may lose, and why it lost some."""
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,16 +12,22 @@ from aqe.errors import DeadLetterError
 from aqe.run import Run
 
 
-def test_a_stage_is_said_when_it_is_made_and_once_when_it_was_there(tmp_path: Path) -> None:
+def test_a_stage_is_said_once_as_made_or_as_done_before_by_an_earlier_run(tmp_path: Path) -> None:
     said: list[str] = []
     run = Run(tmp_path / "new" / "run", said.append, PriceConfig(cpu=1.0))
     stats = {"queries": 4, "cpu_hours": 2.0, "gpu_hours": 0.0}
-    artifacts = [run.make("sample", config={}, inputs={}, build=lambda out: stats) for _ in range(3)]
+    make = partial(Run.make, stage="sample", config={}, inputs={}, build=lambda out: stats)
+    artifacts = [make(run) for _ in range(3)]
     assert artifacts[0] == artifacts[1] == artifacts[2]
+    # Asked for again, it is no news: this run has made it.
     assert said == [
         "sample: made in 00:00, 2 CPU hours (500 per 1,000 rows), 2.00 at the configured price",
-        f"sample: done before, {artifacts[0].path.name}",
     ]
+    said.clear()
+    again = Run(run.root, said.append)
+    assert [make(again) for _ in range(3)] == artifacts
+    assert said == [f"sample: done before, {artifacts[0].path.name}"]
+    assert again.used == run.used == {artifacts[0].path.name}
 
 
 def test_too_many_dead_letters_are_an_error_with_their_reasons(tmp_path: Path) -> None:

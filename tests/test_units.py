@@ -265,6 +265,10 @@ class Loaded:
     name: str
     notes: Path
 
+    @property
+    def opening(self) -> str:
+        return f"loading {self.name}"
+
     def open(self) -> str:
         (self.notes / f"{self.name} {os.getpid()} {uuid.uuid4().hex}").touch()
         return self.name

@@ -8,23 +8,26 @@ It ends with the job's exit code (`aqe.errors`); `ray job submit` itself ends wi
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
-import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from cluster.local.ray_head import Head, ray_head
 
 if TYPE_CHECKING:
     from aqe.config.asked import Asked
+    from aqe.observe.screen import Screen
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,21 +39,7 @@ NEEDS = {
     "wiki_small": "about 60 minutes on 2 cores, 10 GB of memory, 4 GB of disk below runs/; interrupted, it resumes",
 }
 
-#: What Ray puts before a line that a task on this machine printed.
-PREFIX = re.compile(r"^(\x1b\[\d+m)?\([^ ]+ pid=\d+\)(\x1b\[\d+m)? ")
-
-#: What Ray says around a job's own lines.
-NOISE = (
-    *("WARNING working_dir.py", "INFO packaging.py", "INFO job_manager.py", "INFO sdk.py"),
-    *("logging.cc:", "core_worker.cc", "Running entrypoint for job", "PlacementGroupCleaner"),
-    *("Loading safetensors checkpoint shards", "NUMA binding"),
-    *("Gradient accumulation steps mismatch", "Reporting training result", "issue_detector_manager"),
-)
-
 RETRY_SECONDS = 1.0
-
-#: Exit codes of aqe's own errors (`aqe.errors`).
-SAID = (2, 3, 4)
 
 
 def main() -> int:
@@ -92,41 +81,46 @@ def main() -> int:
                 print(line, flush=True)
         # The job's working directory is a copy of this project: what is here is named by its whole path.
         named = str(Path(asked.config).absolute()) if is_file(asked.config) else asked.config
-        code = _run(args.job, replace(asked, config=named, base_dir=asked.directory), args.debug)
+        code = _run(args.job, replace(asked, config=named, base_dir=asked.directory), args.debug, config.run_dir)
     if code == 0:
         print(f"In this checkout, the command `aqe` is {Path(sys.executable).parent / 'aqe'}", flush=True)
     print(f"The local Ray is stopped. Artifacts: {config.run_dir}", flush=True)
     return code
 
 
-def _run(job: str, asked: "Asked", debug: bool) -> int:
+def _run(job: str, asked: "Asked", debug: bool, run_dir: Path) -> int:
     """Exit code of the job, on a Ray that lives as long as it."""
+    from aqe.observe.lines import FOLLOWED
+    from aqe.observe.screen import Screen, log_file
+
     options = asked.options + ["--debug"] * debug
-    if asked.config in NEEDS and not asked.small:
-        free = shutil.disk_usage(Path.cwd()).free / 1e9
-        print(f"{asked.config}: {NEEDS[asked.config]} ({free:.0f} GB free here)", flush=True)
-    print("Starting a Ray on this machine ...", flush=True)
-    started = time.monotonic()
-    with ray_head() as head:
-        print(
-            f"Ray is up after {time.monotonic() - started:.0f} s, dashboard {head.address} "
-            f"(token in {head.env['RAY_AUTH_TOKEN_PATH']}).\n"
-            f"$ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/{job}.py "
-            + shlex.join(options),
-            flush=True,
-        )
-        submit(head, job, options, "aqe")
-        return follow(job_client(head), "aqe")
+    with Screen(log_file(run_dir)) as screen:
+        if asked.config in NEEDS and not asked.small:
+            free = shutil.disk_usage(Path.cwd()).free / 1e9
+            screen.show(f"{asked.config}: {NEEDS[asked.config]} ({free:.0f} GB free here)")
+        screen.show("Starting a Ray on this machine ...")
+        started = time.monotonic()
+        with ray_head() as head:
+            screen.show(
+                f"Ray is up after {time.monotonic() - started:.0f} s, dashboard {head.address} "
+                f"(token in {head.env['RAY_AUTH_TOKEN_PATH']}).\n"
+                f"$ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/{job}.py "
+                + shlex.join(options)
+            )
+            submit(head, job, options, "aqe", {FOLLOWED: screen.mode})
+            return follow(job_client(head), "aqe", screen)
 
 
-def submit(head: Head, job: str, options: Sequence[str], name: str) -> None:
+def submit(head: Head, job: str, options: Sequence[str], name: str, more_env: Mapping[str, str] | None = None) -> None:
     """`ray job submit` this checkout's jobs/`job`.py under the submission id `name`; returns when it is accepted.
 
-    Raises SystemExit with what the command said where it is not.
+    `more_env` is set for the job and its workers. Raises SystemExit with what the command said where it is not.
     """
+    runtime_env = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
+    runtime_env["env_vars"] |= more_env or {}
     command = [
         *(str(Path(sys.executable).parent / "ray"), "job", "submit", "--no-wait", "--submission-id", name),
-        *("--working-dir", str(ROOT), "--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml")),
+        *("--working-dir", str(ROOT), "--runtime-env-json", json.dumps(runtime_env)),
         *("--", sys.executable, f"jobs/{job}.py", *options),
     ]
     done = subprocess.run(command, cwd=ROOT, env=head.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -144,7 +138,7 @@ def job_client(head: Head) -> Any:
     return JobSubmissionClient(head.address, headers=head.headers)
 
 
-def follow(client: Any, job: str) -> int:
+def follow(client: Any, job: str, screen: "Screen") -> int:
     """Show what the job says until it has ended; 0 when it succeeded.
 
     `ray job submit` gives up when its stream of the log breaks, which it does at times while the dashboard is busy; the
@@ -152,7 +146,7 @@ def follow(client: Any, job: str) -> int:
     """
     import aiohttp
 
-    log = _Log()
+    log = _Log(screen.take)
     while True:
         with contextlib.suppress(RuntimeError, aiohttp.ClientError):
             asyncio.run(log.show(client, job))
@@ -162,16 +156,18 @@ def follow(client: Any, job: str) -> int:
                 return 0
             info = client.get_job_info(job)
             # What aqe ended with, it has said itself.
-            if info.driver_exit_code not in SAID:
+            if not screen.ended:
+                screen.broken_off()
                 print(f"The job ended as {status}: {info.message}", file=sys.stderr, flush=True)
             return info.driver_exit_code or 1
         time.sleep(RETRY_SECONDS)
 
 
 class _Log:
-    """What a job has said; each line is shown once, though every stream begins with the first."""
+    """What a job has said; each line is taken once, though every stream begins with the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[str], None]) -> None:
+        self.take = take
         self.seen = 0
         """Characters that have arrived."""
         self.rest = ""
@@ -185,14 +181,7 @@ class _Log:
             self.seen = max(self.seen, at)
             *lines, self.rest = (self.rest + new).split("\n")
             for line in lines:
-                shown = PREFIX.sub("", line)
-                # What a progress bar leaves is a prefix and nothing after it.
-                if not _is_noise(line) and (shown.strip() or shown == line):
-                    print(shown, flush=True)
-
-
-def _is_noise(line: str) -> bool:
-    return any(text in line for text in NOISE)
+                self.take(line)
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ class Wanted:
 
     `inputs` are other artifacts, or strings that identify what comes from outside (a file's digest, a model's id) or a
     part of an artifact; `parents` are the artifacts that such parts come from: recorded, but no part of the name.
-    `packages` are those whose version changes the result.
+    `packages` are those whose version changes the result. `title` is what people call it, no part of the name.
     """
 
     stage: str
@@ -275,6 +275,7 @@ class Wanted:
     inputs: Mapping[str, Artifact | str]
     parents: tuple[Artifact, ...] = ()
     packages: tuple[str, ...] = ()
+    title: str = ""
 
     def manifest(self) -> dict[str, Any]:
         """What a manifest says of where the artifact comes from."""
@@ -282,7 +283,12 @@ class Wanted:
         installed = versions(*self.packages)
         named = {"stage": self.stage, "config": self.config, "inputs": ids, "versions": installed}
         origin = [a.path.name for a in (*self.inputs.values(), *self.parents) if isinstance(a, Artifact)]
-        return {**named, "fingerprint": digest(named), "parents": origin}
+        return {**named, "fingerprint": digest(named), "parents": origin, "title": self.title or self.stage}
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return f"{self.stage}-{self.manifest()['fingerprint']}"
 
 
 #: Fills the directories of what is missing, by its place in what was wanted, and says of each when it is whole.
@@ -294,23 +300,23 @@ def make_all(
     wanted: Sequence[Wanted],
     build: Build,
     *,
-    say: Callable[[str], None] = print,
-    made: Callable[[str, Mapping[str, Any]], None] = lambda stage, stats: None,
+    found: Callable[[str, Artifact], None] = lambda title, artifact: None,
+    made: Callable[[str, Artifact], None] = lambda title, artifact: None,
 ) -> list[Artifact]:
     """The artifacts that are wanted, in their order; those that are not there are built, together.
 
     `build` is given the directories of the missing ones. It may find its own unfinished work there. It yields place and
-    statistics of each as soon as it is whole: what is whole stays, whatever becomes of the others. `made` is told stage
-    and statistics of what was not there before. Raises ArtifactError when another process is building one of them, or
-    when what is there is not as it was made.
+    statistics of each as soon as it is whole: what is whole stays, whatever becomes of the others. `found` is told
+    title and artifact of what was there before, `made` of what was not. Raises ArtifactError when another process is
+    building one of them, or when what is there is not as it was made.
     """
     manifests = [one.manifest() for one in wanted]
     paths = [root / f"{one['stage']}-{one['fingerprint']}" for one in manifests]
     there: dict[int, Artifact] = {}
     for i, path in enumerate(paths):
         if (path / MANIFEST).exists():
-            say(f"{wanted[i].stage}: done before, {path.name}")
             there[i] = load(path)
+            found(manifests[i]["title"], there[i])
     with ExitStack() as locks:
         missing: dict[int, Path] = {}
         # What is wanted twice is built once.
@@ -340,7 +346,7 @@ def make_all(
             began = ended
             write_text(json.dumps(manifest, indent=1, default=str) + "\n", path / MANIFEST)
             (path / UNFINISHED).unlink(missing_ok=True)
-            made(wanted[i].stage, manifest["stats"])
+            made(manifest["title"], Artifact(path, manifest))
     return [there[i] if i in there else load(path) for i, path in enumerate(paths)]
 
 
@@ -351,8 +357,7 @@ def make(
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact | str],
     build: Callable[[Path], Mapping[str, Any]],
-    say: Callable[[str], None] = print,
 ) -> Artifact:
     """The artifact of `stage` for this config and these inputs: `build` fills its directory and returns statistics."""
     wanted = Wanted(stage, config, inputs)
-    return make_all(root, [wanted], lambda missing: ((i, build(path)) for i, path in missing.items()), say=say)[0]
+    return make_all(root, [wanted], lambda missing: ((i, build(path)) for i, path in missing.items()))[0]

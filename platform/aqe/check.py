@@ -6,6 +6,7 @@ from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
 
+from aqe import track
 from aqe.align.check import check_align, check_lora
 from aqe.base_model import Checked, check_model
 from aqe.config.align import AlignConfig
@@ -39,6 +40,7 @@ def check(config: PipelineConfig) -> Checked | None:
         if index is not None and not list(index.glob("segments_*")):
             raise InputError(f"{key}: {index} is not a Lucene index (it has no file segments_...)")
     _fits(config)
+    track.check(config.track)
     stages = "_".join(config.align.stages)
     if config.align.stages != AlignConfig().stages and config.models != (stages,):
         say(f"align.stages is what `aqe align` trains ({stages}); `aqe run` trains models: {', '.join(config.models)}.")

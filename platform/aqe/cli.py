@@ -17,7 +17,9 @@ from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
 from aqe.config.sources import SPLITS
 from aqe.errors import ConfigError, DependencyError, StorageError
 from aqe.exits import QUIET, quietly
+from aqe.observe.lines import FOLLOWED
 from aqe.observe.progress import duration, say
+from aqe.observe.screen import log_file, screened
 
 if TYPE_CHECKING:
     from aqe.base_model import Checked
@@ -113,8 +115,9 @@ def _connect() -> None:
     import ray.data  # It gives its loggers a level when it is imported.
 
     options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": True}
+    followed = {FOLLOWED: os.environ[FOLLOWED]} if FOLLOWED in os.environ else {}
     if not os.environ.get("RAY_ADDRESS"):
-        variables = dict(QUIET)
+        variables = QUIET | followed
         source = Path(__file__).parents[1]
         # Where the package is installed, workers find it by themselves, and its neighbours must not come before
         # Python's own library.
@@ -126,6 +129,9 @@ def _connect() -> None:
             "include_dashboard": True,
             "runtime_env": {"env_vars": variables},
         }
+    elif followed and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        # A job has them from its submission.
+        options["runtime_env"] = {"env_vars": followed}
     try:
         ray.init(**options)
     except ConnectionError as error:
@@ -156,10 +162,13 @@ def verb(stage: Callable[["Pipeline"], None]) -> Verb:
             configured, model = checked(asked)
             if stage.__name__ == "run":
                 _plan(asked, configured, model)
-            _connect()
-            from aqe.pipeline import Pipeline
+            with screened(log_file(configured.run_dir)):
+                _connect()
+                from aqe.pipeline import Pipeline
 
-            stage(Pipeline(configured))
+                pipeline = Pipeline(configured)
+                with pipeline.run.trackers:
+                    stage(pipeline)
         say(f"done in {duration(time.monotonic() - started)}")
 
     command.__doc__ = stage.__doc__

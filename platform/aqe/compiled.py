@@ -43,6 +43,11 @@ class _ByContent(caching.UserWideCacheLocator):  # type: ignore[misc]
 caching.CacheImpl._locator_classes.insert(0, _ByContent)
 
 
+def kept(room: str) -> bool:
+    """Whether machine code of a room's loops lies here from an earlier process."""
+    return any((DIRECTORY / room).glob("*.nbc"))
+
+
 def compiled(function: F) -> F:
     """Compile at the first call, without Python's lock, for each set of types; kept for the next process."""
     machine_code: F = numba.njit(nogil=True, cache=True)(function)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aqe.errors import KINDS, AqeError, StorageError
+from aqe.observe.lines import FOLLOWED, Ended
+from aqe.observe.progress import say
 
 #: Progress is said by the stages, one line each ten seconds. What the libraries say beside it stays in Ray's log files.
 #: Nobody is told of a run (docs/privacy.md).
@@ -43,17 +45,23 @@ def quietly(debug: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command resumes: what is finished is kept.", file=sys.stderr, flush=True)
+        _end("\nInterrupted. The same command resumes: what is finished is kept.")
         raise SystemExit(130) from None
     except Exception as error:
         said = _ours(error)
         if said is None:
             raise
-        if debug:
-            traceback.print_exc()
         kind, message = said
-        print(f"{kind.__name__}: {message}", file=sys.stderr, flush=True)
+        _end(f"{traceback.format_exc() if debug else ''}{kind.__name__}: {message}")
         raise SystemExit(kind.exit_code) from None
+
+
+def _end(message: str) -> None:
+    """Say why a command ends: to its follower where it has one."""
+    if FOLLOWED in os.environ:
+        say(Ended(message))
+    else:
+        print(message, file=sys.stderr, flush=True)
 
 
 def _ours(error: BaseException) -> tuple[type[AqeError], str] | None:

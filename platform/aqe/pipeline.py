@@ -21,7 +21,6 @@ from aqe.evaluate.evidence import Origin
 from aqe.evaluate.tune import Tuned, tune_bm25
 from aqe.expand.settings import ExpanderSettings
 from aqe.index.stage import impact_index, lucene_index, vector_index
-from aqe.observe.progress import say
 from aqe.prefer.stage import build_preferences
 from aqe.prompts import resolve
 from aqe.rank.retriever import Retriever
@@ -37,7 +36,7 @@ class Pipeline:
 
     def __init__(self, config: PipelineConfig, run: Run | None = None) -> None:
         self.config = config
-        self.run = run or Run(config.run_dir, say, config.price_per_hour, config.max_dead_share)
+        self.run = run or Run.of(config)
 
     # What the user brought.
 

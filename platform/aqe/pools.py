@@ -28,7 +28,8 @@ from aqe.artifact import verify, write_parquet
 from aqe.dead_letters import common, reasons_of
 from aqe.errors import ArtifactError, StorageError
 from aqe.observe import metrics
-from aqe.observe.progress import Progress, hide, say
+from aqe.observe.lines import Line
+from aqe.observe.progress import Progress, hide, live, say
 from aqe.records import DEAD_LETTERS, table
 from aqe.run import Run
 from aqe.storage import retry
@@ -64,7 +65,7 @@ class _Actor:
         if place == self._place:
             return
         part, turned = self._parts[place], time.perf_counter()
-        self._place, self._stage, self._out, work = place, part.stage, part.out, part.work
+        self._place, self._stage, self._title, self._out, work = place, part.stage, part.title, part.out, part.work
         self._read, self._schema, self._in_flight, stage = work.read, work.schema, work.in_flight, part.stage
         metrics.begin(metrics.ROWS, stage=stage)
         metrics.begin(metrics.DEAD_LETTERS, stage=stage)
@@ -81,9 +82,12 @@ class _Actor:
         self._load = time.perf_counter() - turned
 
     def _made(self, work: Work) -> Callable[[Sequence[Row]], Result]:
+        opened = self._opened is not None and self._opened[0] == work.source
+        if (source := work.source or work.args.get("source")) is not None and not opened:
+            say(Line(self._title, source.opening))
         if work.source is None:
             return work.make(**work.args)
-        if self._opened is None or self._opened[0] != work.source:
+        if self._opened is None or not opened:
             # Two models, or two indexes, may be more than the node has room for.
             self._opened = self._work = None
             self._opened = work.source, work.source.open()
@@ -159,7 +163,7 @@ class _Actor:
             return
         except Exception as error:
             # Which of them it was shows where each is worked on alone.
-            say(f"{self._stage}: {type(error).__name__}: {error}. The units that were open are tried one by one")
+            say(f"{self._title}: {type(error).__name__}: {error}. The units that were open are tried one by one")
             yield from map(self._try, [*(unit for unit, _ in opened.values()), *following])
         yield from ({**counts, "refused": "", "broken": False} for counts in found)
 
@@ -212,7 +216,7 @@ class _Running:
     """A part on its way: its finished units, what they counted, how far it is."""
 
     def __init__(self, run: Run, part: Part) -> None:
-        self.run, self.part = run, part
+        self.run, self.part = run, replace(part, title=run.title(part.out, part.stage))
         self.queries = self.dead = 0
         self.counts: Counter[str] = Counter()
         self._finished = self._look()
@@ -256,12 +260,14 @@ class _Running:
     def whole(self) -> bool:
         return not self._left
 
-    def begin(self, life: ExitStack) -> None:
-        """From now on the pool works on it."""
+    def begin(self, life: ExitStack, first: bool = False) -> None:
+        """From now on the pool works on it; `first`, if its workers are yet to come."""
         if self._progress is None:
             already = self._total - sum(self._left.values())
-            noun, stage = self.part.work.noun, self.part.stage
-            self._progress = Progress(stage, self._total, noun, self.run.say, already=already)
+            noun, stage, title, say = self.part.work.noun, self.part.stage, self.part.title, self.run.say
+            if first or live():
+                say(Line(title, "starting workers" if first else "starts"))
+            self._progress = Progress(stage, self._total, noun, say, already=already, title=title)
             life.enter_context(self._progress)
             self._began = time.time()
             metrics.level(metrics.UNITS_LEFT, len(self._left), stage=stage)
@@ -287,10 +293,9 @@ class _Running:
         part = self.part
         if self.dead:
             letters = part.out / "dead_letters"
-            self.run.say(
-                f"{part.stage}: {self.dead} of {self._total} {part.work.noun} could not be processed, see {letters}: "
-                f"{common(reasons_of(letters))}. After a fix: `aqe retry {self.run.root}`"
-            )
+            why = f"{common(reasons_of(letters))}. After a fix: `aqe retry {self.run.root}`"
+            lost = f"{self.dead} of {self._total} {part.work.noun} could not be processed, see {letters}: {why}"
+            self.run.note(part.out, part.stage, lost)
         counts = dict(self.counts)
         busy = counts.pop("busy_seconds", 0.0)
         # A part has begun before its first result comes, which may be all of it.
@@ -349,7 +354,7 @@ def run_parts(run: Run, name: str, parts: Sequence[Part], pool: Pool) -> Iterato
         return
     unfinished = [running[place] for place in waiting]
     with ExitStack() as life:
-        unfinished[0].begin(life)
+        unfinished[0].begin(life, first=True)
         for done in _execute(name, unfinished, pool):
             if done["refused"]:
                 raise (ArtifactError if done["broken"] else StorageError)(done["refused"])

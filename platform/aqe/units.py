@@ -60,6 +60,10 @@ class Stream(Protocol):
 class Source(Protocol):
     """What takes long to load. Equal ones load the same."""
 
+    @property
+    def opening(self) -> str:
+        """What a person reads while it loads, such as `loading the model`."""
+
     def open(self) -> Any: ...
 
 
@@ -70,6 +74,7 @@ class Work:
     make: Callable[..., Callable[[Sequence[Row]], Result]]
     """Where there is a `source`, what was opened is its first argument."""
     args: Mapping[str, Any]
+    """`source` among them is a Source that `make` opens itself."""
     read: Callable[[Unit], Sequence[Row]]
     """Called in the actor; it may keep files open between calls."""
     schema: pa.Schema
@@ -94,6 +99,8 @@ class Part:
     out: Path
     units: Sequence[Unit]
     work: Work
+    title: str = ""
+    """What people call the stage; a run knows it."""
 
 
 def cut_units(rows: int, size: int) -> list[Unit]:

@@ -191,9 +191,9 @@ def test_the_idle_share_is_that_of_the_manifest(watched: Watched) -> None:
 
 def test_the_jobs_log_says_one_line_each_ten_seconds(watched: Watched) -> None:
     lines = watched.log.splitlines()
-    said = [line for line in lines if line.startswith("sample_train: ") and "queries/s" in line]
+    said = [line for line in lines if re.match(r"draw \d+ candidates for train .*: ", line) and "queries/s" in line]
     assert 1 <= len(said) <= 2 + watched.manifest["wall_seconds"] / 10
-    assert re.fullmatch(r"sample_train: 320/320 queries \(100 %\), .* tokens/s, took [\d:]+", said[-1])
+    assert re.fullmatch(r"draw .*: 320/320 queries \(100 %\), .* tokens/s, took [\d:]+", said[-1])
     assert all(re.search(r"[\d.]+ queries/s, .* (ETA|took) [\d:]+$", line) for line in said)
     assert len(lines) < 25 + watched.seconds / 2, watched.log
 

@@ -1,20 +1,27 @@
 """A job is followed to its end, whatever becomes of the stream of its log."""
 
+import io
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from ray.dashboard.modules.job.common import JobStatus
 from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
+from rich.console import Console
 
+from aqe.observe.lines import Ended, encoded
+from aqe.observe.screen import Screen
 from cluster.local import submit
 
 
 class _BreakingClient:
     """A job client whose log stream breaks, in the middle of a line too, and begins anew each time."""
 
-    LOG = "(task pid=7) one\n\ntwo\nlogging.cc: noise\nthree\n"
+    LOG = f"(task pid=7) {encoded('one')}\n\n{encoded('two')}\nlogging.cc: noise\n{encoded('three')}\n"
 
     def __init__(self, ends: str, exit_code: int | None) -> None:
+        if exit_code == 3:
+            self.LOG += encoded(Ended("DataError: it holds no row")) + "\n"
         self.exit_code = exit_code
         self.streams = [5, 25, len(self.LOG)]
         self.ends = ends
@@ -42,11 +49,22 @@ class _BreakingClient:
     [("SUCCEEDED", 0, 0), ("FAILED", 1, 1), ("FAILED", 3, 3), ("FAILED", None, 1), ("STOPPED", None, 1)],
 )
 def test_a_broken_log_stream_is_taken_up_again(
-    ends: str, exited: int | None, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ends: str,
+    exited: int | None,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(submit, "RETRY_SECONDS", 0)
-    assert submit.follow(_BreakingClient(ends, exited), "aqe") == code
-    said = capsys.readouterr()
-    assert said.out == "one\n\ntwo\nthree\n"
-    # Its own errors the job has said itself.
-    assert (said.err == "") == (code in (0, 3))
+    client, out, log = _BreakingClient(ends, exited), io.StringIO(), tmp_path / "run.log"
+    with Screen(log, Console(file=out, width=200)) as screen:
+        assert submit.follow(client, "aqe", screen) == code
+    shown = out.getvalue().splitlines()[1:]
+    assert log.read_text().splitlines()[:5] == ["one", "", "two", "logging.cc: noise", "three"]
+    assert shown[:3] == ["one", "two", "three"]
+    # Its own errors the job has said itself; of a fault, what others said last is shown.
+    said_itself = ["DataError: it holds no row"] if exited == 3 else []
+    fault = ["logging.cc: noise", f"All of it is in {log}"] if code == 1 else []
+    assert shown[3:] == [*said_itself, *fault]
+    assert (f"The job ended as {ends}: why" in capsys.readouterr().err) == (code == 1)

@@ -27,7 +27,8 @@ from aqe.dead_letters import common, reasons_of
 from aqe.errors import ConfigError, DependencyError, InputError, StorageError
 from aqe.nodes import Nodes, on_node
 from aqe.observe import metrics
-from aqe.observe.progress import duration, hide, show
+from aqe.observe.lines import Line
+from aqe.observe.progress import duration, every, hide, show
 from aqe.run import Run
 
 #: Raise it when the same rows train another model than before.
@@ -39,8 +40,6 @@ _EMPTY: dict[Kind, str] = {
     "rsft": "No candidate may be chosen: see prefer.allow_empty, .allow_truncated, .only_if_better_than_plain",
     "dpo": "No query's candidates rank apart: sample more, or at a higher temperature; see prefer.min_margin",
 }
-PROGRESS_SECONDS = 10.0
-
 #: Settings of Ray Train's controller; it inherits them from this process.
 _RAY_TRAIN = {
     # `report` waits for the controller's next look, 2 s apart by default.
@@ -110,11 +109,14 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
     storage.mkdir(parents=True, exist_ok=True)
     tokens = storage / "tokens" / "rows.arrow"
     rows, dead = _encode(run, config, kind, data=data, start=start, out=out, tokens=tokens)
+    title = run.title(out, kind)
     first = ", the reference's log-probabilities first" if kind == "dpo" else ""
     why = f": {common(reasons_of(out / 'dead_letters.parquet'))}" if dead else ""
-    run.say(
-        f"{kind}: {rows} rows ({dead} left out{why}), {workers} workers x {micro} rows x {accumulation} micro batches "
-        f"a step{first}"
+    run.note(
+        out,
+        kind,
+        f"{rows} rows ({dead} left out{why}), {workers} workers x {micro} rows x {accumulation} micro batches per step"
+        f"{first}",
     )
     job: dict[str, Any] = {
         "kind": kind,
@@ -133,7 +135,8 @@ def train(run: Run, config: AlignConfig, kind: Kind, *, data: Path, start: Path,
     # Those of an attempt that died say nothing about this one.
     for name in ("progress", "refused"):
         Path(job[name]).unlink(missing_ok=True)
-    with _progress(Path(job["progress"]), kind, run.say):
+    run.say(Line(title, "starting workers"))
+    with _progress(Path(job["progress"]), kind, title, run.say):
         checkpoint = fit(job, workers=workers, storage=storage)
     history = json.loads((checkpoint / "history.json").read_text())
     measured: dict[str, float] = _task(
@@ -296,26 +299,28 @@ def _task(job: dict[str, Any], function: Callable[..., Any], **kwargs: Any) -> A
 
 
 @contextlib.contextmanager
-def _progress(path: Path, kind: Kind, say: Callable[[str], None]) -> Iterator[None]:
-    """Say and export how far training is, every ten seconds, from the file that worker 0 keeps."""
+def _progress(path: Path, kind: Kind, title: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Say and export how far training is, every few seconds, from the file that worker 0 keeps."""
     stop = threading.Event()
 
     def watch() -> None:
         first: tuple[float, int] | None = None
-        said = -1
-        while not stop.wait(PROGRESS_SECONDS):
-            if not path.exists():
+        said: dict[str, Any] = {}
+        while not stop.wait(every()):
+            if not path.exists() or (now := json.loads(path.read_text())) == said:
                 continue
-            now = json.loads(path.read_text())
+            said = now
+            if "steps" not in now:
+                say(Line(title, now["doing"]))
+                continue
             first = first or (time.time(), now["step"])
             pace = (time.time() - first[0]) / max(1, now["step"] - first[1])
             left = now["steps"] - now["step"]
             known = now["step"] > first[1]
-            show(kind, now["step"] / now["steps"], pace * left if known else None)
-            rate = f", {pace:.1f} s a step, ETA {duration(pace * left)}" if known else ""
-            if now["step"] != said:
-                say(f"{kind}: step {now['step']}/{now['steps']}, loss {now['loss']:.4f}{rate}")
-            said = now["step"]
+            share = now["step"] / now["steps"]
+            show(kind, share, pace * left if known else None)
+            rate = f", {pace:.1f} s per step, ETA {duration(pace * left)}" if known else ""
+            say(Line(title, f"step {now['step']}/{now['steps']}, loss {now['loss']:.4f}{rate}", share=share))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -1,5 +1,6 @@
 """What one Ray Train worker does: TRL's trainer under DeepSpeed, from the start model or the last checkpoint."""
 
+import json
 import re
 import resource
 import tempfile
@@ -24,20 +25,23 @@ def train_loop(job: dict[str, Any]) -> None:
     config: AlignConfig = job["config"]
     began = time.time()
     metrics.level(metrics.BUSY, 0, stage=job["kind"])
+    import ray.train
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    _tell(job, rank, "starting DeepSpeed")
     start_deepspeed(job["use_gpu"])
     # Only now: transformers and trl look at the process group while they are imported.
-    import ray.train
     from transformers import AutoTokenizer
 
     from aqe.align.callbacks import KlCurve, ReportCheckpoint, StepLog, last_checkpoint, report_model
     from aqe.align.divergence import COMPARED_ROWS, MEASURED_ROWS, completion_logps
     from aqe.align.trainers import build_trainer, trl_config
 
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
     with last_checkpoint() as (resume, done), tempfile.TemporaryDirectory(prefix=f"aqe_rank{rank}_") as output_dir:
         if done or not _begins(job, rank):
             return
+        _tell(job, rank, "loading the model")
         args = trl_config(job["kind"], _fields(job, output_dir))
         dataset = load_tokens(job["tokens"])
         log = StepLog(job["kind"], Path(job["progress"]), rank)
@@ -59,6 +63,8 @@ def train_loop(job: dict[str, Any]) -> None:
             )
         metrics.level(metrics.BUSY, 1, stage=job["kind"])
         ready = time.time()
+        logps = job["kind"] == "dpo" and resume is None
+        _tell(job, rank, "computing the reference's log-probabilities" if logps else "at the first step")
         trainer.train(resume_from_checkpoint=resume)
         metrics.level(metrics.BUSY, 0, stage=job["kind"])
         # Every rank: under ZeRO-3 a forward pass is work of all.
@@ -67,6 +73,12 @@ def train_loop(job: dict[str, Any]) -> None:
         facts = {"resumed": resume is not None, "worker_peak_gib": round(peak, 2), "trained_logps": trained}
         facts["times"] = [began, ready, time.time()]
         report_model(trainer, facts)
+
+
+def _tell(job: dict[str, Any], rank: int, doing: str) -> None:
+    """Leave a note for the driver of what is done before the first step."""
+    if rank == 0:
+        write_text(json.dumps({"doing": doing}), Path(job["progress"]))
 
 
 def _begins(job: dict[str, Any], rank: int) -> bool:
@@ -81,6 +93,7 @@ def _begins(job: dict[str, Any], rank: int) -> bool:
 
     refused, use_gpu = Path(job["refused"]), job["use_gpu"]
     if rank == 0 and not Path(job["reference"]).exists():
+        _tell(job, rank, "measuring the model that it starts from")
         try:
             write_reference(
                 job["kind"],

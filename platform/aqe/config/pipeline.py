@@ -50,6 +50,9 @@ def every_stage(model: str) -> list[str]:
     return ["_".join(stages[: i + 1]) for i in range(len(stages))]
 
 
+TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+
+
 class PriceConfig(Config):
     """What an hour costs, in any currency. If you set it, every stage says what it cost."""
 
@@ -93,6 +96,8 @@ class PipelineConfig(Config):
     """What the report compares."""
     price_per_hour: PriceConfig = PriceConfig()
     """Prices, if you want every stage to say what it cost."""
+    track: tuple[TrackerName, ...] = ()
+    """Trackers that get the curves and results of every stage, under one run: tensorboard, mlflow, wandb, trackio."""
     max_dead_share: float = Field(default=0.01, ge=0, le=1)
     """A stage fails if more than this share of its rows could not be processed."""
 

@@ -252,10 +252,10 @@ def judge(
     if by_name.num_rows:
         pairs.append(_by_positives(files, by_name))
     if to_find.num_rows:
-        say(f"judge: looking for the answers of {to_find.num_rows:,} queries in the whole corpus")
+        say(f"looking for the answers of {to_find.num_rows:,} queries in the whole corpus")
         if unspaced := _never_found(to_find):
             say(
-                f"judge: {unspaced:,} of them have answers in a script without blanks between words, which the rule "
+                f"{unspaced:,} of them have answers in a script without blanks between words, which the rule "
                 "`dpr` hardly ever finds. In their source: answers: {match: substring}"
             )
         pairs.append(_by_answers(files, to_find, labels))
@@ -275,7 +275,7 @@ def judge(
         "unknown_positives": len(unknown_positives(queries, qrels)),
     }
     say(
-        f"judge: {judged:,} of {queries.num_rows:,} queries have a relevant passage ({stats['coverage']:.1%}), "
+        f"{judged:,} of {queries.num_rows:,} queries have a relevant passage ({stats['coverage']:.1%}), "
         f"{relevant.num_rows:,} pairs; {stats['without_relevant']:,} are set aside"
     )
     return qrels, stats

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,8 @@ def judge_queries(run: Run, *, split: Split, corpus: Artifact, queries: Artifact
     source = queries.path / f"{split}.parquet"
 
     def build(out: Path) -> dict[str, Any]:
-        stats = judge.write_judgement(out, corpus.path, read_parquet(source), run.say, run.nodes("cpu").labels)
-        run.say(f"judge_queries: {split}: {stats['judged']} of {stats['queries']} queries have a relevant passage")
-        return stats
+        say = partial(run.note, out, "judge_queries")
+        return judge.write_judgement(out, corpus.path, read_parquet(source), say, run.nodes("cpu").labels)
 
     judged = run.make(
         "judge_queries",

@@ -79,7 +79,7 @@ def train_filter(
         nodes = run.nodes("gpu")
         use_gpu = nodes.gpus > 0
         source = _Source(judged.path / "queries.parquet", samples, ranks, prefer)
-        run.say(f"train_filter: {len(LEARNING_RATES)} learning rates, one pass over the pairs each")
+        run.note(out, "train_filter", f"{len(LEARNING_RATES)} learning rates, one pass over the pairs each")
         env, started = _env(use_gpu, nodes.cpus), time.monotonic()
         args = (source, str(model.path), out / "model", LEARNING_RATES, seed, use_gpu)
         stats: dict[str, Any] = on_node(nodes, _fit, *args, env=env, gpu=use_gpu)

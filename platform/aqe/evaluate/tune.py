@@ -94,7 +94,7 @@ def tune_bm25(run: Run, retriever: Retriever, config: EvaluateConfig, *, judged:
         tuned = Tuned(configured, configured, queries, {}, None, why)
     else:
         tuned = decide(configured, climb(LADDERS, partial(_values, run, retriever, judged), (configured,)), config)
-    run.say(f"tune_bm25: {tuned.why}")
+    run.say(f"BM25: {tuned.why}")
     return tuned
 
 

@@ -26,18 +26,24 @@ from aqe.index import jvm
 from aqe.index.layout import Layout, Segment, make_shard
 from aqe.index.postings import CONTENTS, DOCID, Dump, PostingsReader
 from aqe.nodes import Nodes, on_node
+from aqe.observe.lines import Line
 from aqe.observe.progress import Say, say
 from aqe.storage import retry
 
 
 def build_impacts(
-    out: Path, lucene: Path, config: IndexConfig, say: Say, run: Callable[..., Sequence[int]] | None = None
+    out: Path,
+    lucene: Path,
+    config: IndexConfig,
+    say: Say,
+    run: Callable[..., Sequence[int]] | None = None,
+    title: str = "build_impacts",
 ) -> dict[str, Any]:
     """Write `out`/impacts-*.safetensors from the Lucene index `lucene`. Starts the JVM of this process.
 
-    `run(make_shard, layout, out, ranges)` makes the shards, by default one after another here. Returns counts,
-    seconds and bytes. Raises DataError for an index that Anserini did not make: two passages with one docid, or a
-    missing field.
+    `run(make_shard, layout, out, ranges)` makes the shards, by default one after another here. `title` begins
+    the lines that are said. Returns counts, seconds and bytes. Raises DataError for an index that Anserini did not
+    make: two passages with one docid, or a missing field.
     """
     started = time.perf_counter()
     verify(lucene, patient=True)
@@ -45,6 +51,7 @@ def build_impacts(
     for stale in out.glob("impacts-*"):
         stale.unlink()
     dump = out / "dump"
+    say(Line(title, "reading Lucene's postings"))
     reader = PostingsReader(lucene, config.jvm_heap)
 
     def read() -> Layout:
@@ -56,10 +63,8 @@ def build_impacts(
     with closing(reader):
         layout = retry(dump, read)
     num_passages = len(layout.docids)
-    say(
-        f"build_impacts: {num_passages} passages, {len(layout.vocabulary)} terms, "
-        f"{int(layout.df.sum(dtype=np.int64))} postings read"
-    )
+    postings_read = int(layout.df.sum(dtype=np.int64))
+    say(Line(title, f"{num_passages:,} passages, {len(layout.vocabulary):,} terms, {postings_read:,} postings read"))
     size = config.passages_per_shard
     ranges = [(start, min(start + size, num_passages)) for start in range(0, num_passages, size)]
     postings = (run or _one_after_another)(make_shard, layout, out, ranges)
@@ -76,13 +81,15 @@ def build_impacts(
     }
 
 
-def build_impacts_on_ray(out: Path, lucene: Path, config: IndexConfig, nodes: Nodes) -> dict[str, Any]:
+def build_impacts_on_ray(
+    out: Path, lucene: Path, config: IndexConfig, nodes: Nodes, title: str = "build_impacts"
+) -> dict[str, Any]:
     """The same in a worker process that may have a JVM, its shards in tasks of their own; on these nodes.
 
     Needs a connection to Ray.
     """
     run = partial(_side_by_side, dict(nodes.labels))
-    stats: dict[str, Any] = on_node(nodes, build_impacts, out, lucene, config, say, run, env=jvm.ray_env())
+    stats: dict[str, Any] = on_node(nodes, build_impacts, out, lucene, config, say, run, title, env=jvm.ray_env())
     return stats
 
 

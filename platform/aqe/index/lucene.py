@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aqe.config.base import nearest
 from aqe.config.data import IndexConfig
 from aqe.errors import ConfigError, InputError
 from aqe.index import jvm
+from aqe.observe.lines import Line
 from aqe.observe.progress import Progress, Say
 from aqe.storage import put
 
@@ -26,24 +28,29 @@ def _batches(corpus: Path) -> Iterator[pa.RecordBatch]:
         yield from pq.ParquetFile(path).iter_batches(BATCH)
 
 
-def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say, vectors: bool = False) -> dict[str, Any]:
+def build_index(
+    out: Path, corpus: Path, config: IndexConfig, say: Say, vectors: bool = False, title: str = "build_index"
+) -> dict[str, Any]:
     """Index the passages (title, newline, text) of the Parquet files in `corpus` into `out`/lucene.
 
-    `vectors` stores each passage's terms too, which RM3 reads. Runs in this process, which gets a JVM. Returns
-    passages, seconds and bytes. Raises InputError when the corpus is empty, ConfigError when the analyzer's language is
-    unknown (Anserini would take English in silence), StorageError when the storage refuses the index for long.
+    `vectors` stores each passage's terms too, which RM3 reads. `title` begins the lines that are said. Runs in this
+    process, which gets a JVM. Returns passages, seconds and bytes. Raises InputError when the corpus is empty,
+    ConfigError when the analyzer's language is unknown (Anserini would take English in silence), StorageError when the
+    storage refuses the index for long.
     """
     verify(corpus, patient=True)
     total = sum(pq.ParquetFile(p).metadata.num_rows for p in parquet_files(corpus))
     if total == 0:
         raise InputError(f"{corpus} holds no passage to index")
     target = out / "lucene"
+    say(Line(title, "starting Java"))
     java = jvm.start(config.jvm_heap)
     analyzer(java, config.language)
     threads = config.threads or os.cpu_count() or 1
     started = time.perf_counter()
     args = ["-language", config.language, *(["-storeDocvectors"] if vectors else [])]
-    put(target, lambda part: _write(java, part, corpus, total, args, threads, say))
+    progress = partial(Progress, "build_index", total, "passages", say, title=title)
+    put(target, lambda part: _write(java, part, corpus, args, threads, progress))
     seconds = time.perf_counter() - started
     return {
         "passages": total,
@@ -53,12 +60,14 @@ def build_index(out: Path, corpus: Path, config: IndexConfig, say: Say, vectors:
     }
 
 
-def _write(java: Any, target: Path, corpus: Path, total: int, how: list[str], threads: int, say: Say) -> None:
-    """Index all `total` passages. OSError when not all of them are in the index at the end."""
+def _write(
+    java: Any, target: Path, corpus: Path, how: list[str], threads: int, progress: Callable[[], Progress]
+) -> None:
+    """Index all passages. OSError when not all of them are in the index at the end."""
     from pyserini.index.lucene import LuceneIndexer
 
     indexer = LuceneIndexer(args=["-index", str(target), "-memoryBuffer", "256", *how], threads=threads)
-    with Progress("build_index", total, "passages", say) as progress:
+    with progress() as counted:
         for batch in _batches(corpus):
             columns = batch.to_pydict()
             indexer.add_batch_dict(
@@ -67,8 +76,9 @@ def _write(java: Any, target: Path, corpus: Path, total: int, how: list[str], th
                     for docid, title, text in zip(columns["docid"], columns["title"], columns["text"], strict=True)
                 ]
             )
-            progress.update(batch.num_rows)
+            counted.update(batch.num_rows)
         indexer.close()
+        total = counted.total
     # Anserini logs what the storage refuses, and goes on as if nothing were lost.
     kept = _passages(java, target)
     if kept != total:

@@ -44,9 +44,8 @@ def _index(run: Run, stage: str, config: IndexConfig, vectors: bool, corpus: Art
             _lead(out, given)
             return {"passages": corpus.stats["passages"]}
         # A worker process of its own, with the environment that a JVM needs inside Ray.
-        stats: dict[str, Any] = on_node(
-            run.nodes("cpu"), build_index, out, corpus.path / "data", config, run.say, vectors, env=jvm.ray_env()
-        )
+        args = (out, corpus.path / "data", config, run.say, vectors, run.title(out, stage))
+        stats: dict[str, Any] = on_node(run.nodes("cpu"), build_index, *args, env=jvm.ray_env())
         return stats
 
     made = run.make(
@@ -108,9 +107,14 @@ def _identity(index: Path) -> str:
 
 def impact_index(run: Run, config: IndexConfig, *, index: Artifact) -> Artifact:
     """The index of exact gold ranks, made from the Lucene index: impacts-*.safetensors."""
+
+    def build(out: Path) -> dict[str, Any]:
+        title = run.title(out, "build_impacts")
+        return build_impacts_on_ray(out, index.path / "lucene", config, run.nodes("cpu"), title)
+
     return run.make(
         "build_impacts",
         config={**config.model_dump(include={"language", "passages_per_shard"}), "format": VERSION},
         inputs={"index": index},
-        build=lambda out: build_impacts_on_ray(out, index.path / "lucene", config, run.nodes("cpu")),
+        build=build,
     )

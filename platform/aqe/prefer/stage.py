@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def build_preferences(
                 f"{out / 'data'} holds {rows}, not what its units counted. Run again: it is made again."
             )
         shutil.rmtree(out / "data")
-        _tell(run.say, stats)
+        _tell(run, out, stats)
         return stats
 
     return run.make(
@@ -198,15 +198,17 @@ def _gather(files: Sequence[Path], name: str, schema: pa.Schema, path: Path) -> 
     return int(pq.read_metadata(path).num_rows)
 
 
-def _tell(say: Callable[[str], None], stats: Mapping[str, Any]) -> None:
-    say(
-        f"build_preferences: {stats['queries_with_pair']} of {stats['queries']} queries gave a pair, "
+def _tell(run: Run, out: Path, stats: Mapping[str, Any]) -> None:
+    run.note(
+        out,
+        "build_preferences",
+        f"{stats['queries_with_pair']} of {stats['queries']} queries gave a pair, "
         f"{stats['rsft_rows']} a target; the best candidate beats the plain query on "
         f"{100 * stats['best_beats_plain']:.0f} % of them (MRR {stats['plain_mrr']:.3f} -> {stats['best_mrr']:.3f}); "
-        f"mean cosine of candidates {_shown(stats['mean_pairwise_cosine'])}, distinct-1 {_shown(stats['distinct_1'])}"
+        f"mean cosine of candidates {_shown(stats['mean_pairwise_cosine'])}, distinct-1 {_shown(stats['distinct_1'])}",
     )
     if warning := collapse_warning(stats):
-        say(f"WARNING: {warning}")
+        run.say(f"WARNING: {warning}")
 
 
 def _shown(value: float | None) -> str:

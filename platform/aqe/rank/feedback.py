@@ -34,6 +34,10 @@ class FeedbackSource:
     index: Path
     bm25: IndexConfig
 
+    @property
+    def opening(self) -> str:
+        return "opening Lucene's index"
+
     def open(self) -> "FeedbackSearcher":
         return FeedbackSearcher(self.index / "lucene", self.bm25)
 

@@ -91,6 +91,15 @@ class RankerSource:
         """Shards that are spread over nodes have one setting of BM25, for all who ask them."""
         return self.shards is not None
 
+    @property
+    def opening(self) -> str:
+        if self.config.engine == "impacts" and self.shards is None:
+            from aqe.compiled import kept
+
+            if not kept("impacts"):
+                return "compiling the ranking loops, once for this machine"
+        return "opening the index"
+
     def open_at(self) -> Callable[[float, float], Ranker]:
         """Opens the index once, for any k1 and b. What the function gave before may not be used after it."""
         if self.one_setting:

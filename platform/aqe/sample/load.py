@@ -85,5 +85,11 @@ class EngineSource:
     model_path: str
     config: EngineConfig
 
+    @property
+    def opening(self) -> str:
+        # vLLM compiles where it has a GPU; on a CPU that does not pay (`engine_vllm.vllm_options`).
+        compiles = self.engine == "vllm" and not cpu_build() and not self.config.extra.get("enforce_eager")
+        return "loading the model and compiling it" if compiles else "loading the model"
+
     def open(self) -> Engine:
         return make_engine(self.engine, self.model_path, self.config, Sampling(max_tokens=1))

@@ -116,10 +116,11 @@ def sample_all(run: Run, asked: Sequence[Asked]) -> list[Artifact]:
             pool = engine_pool(config, nodes)
             for place, stats in run_parts(run, several if len(parts) > 1 else parts[0].stage, parts, pool):
                 if stats["reasoning"]:
-                    run.say(
-                        f"WARNING: {parts[place].stage}: {stats['reasoning']} of {stats['candidates']} candidates hold "
-                        "reasoning, which is cut off. Tell the chat template of the model to leave it out: see "
-                        "`chat_kwargs` of the prompt."
+                    run.note(
+                        parts[place].out,
+                        parts[place].stage,
+                        f"WARNING: {stats['reasoning']} of {stats['candidates']} candidates hold reasoning, which is "
+                        "cut off. Tell the model's chat template to leave it out: see `chat_kwargs` of the prompt.",
                     )
                 source = sources[places[place]]
                 yield places[place], {"engine": source.engine, "dtype": source.config.dtype, **stats}

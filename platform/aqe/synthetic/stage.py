@@ -65,7 +65,7 @@ def choose_passages(run: Run, config: SplitsConfig, *, corpus: Artifact) -> Arti
     def build(out: Path) -> Mapping[str, Any]:
         stats: dict[str, int] = on_node(run.nodes("cpu"), write_passages, out, corpus.path, numbers)
         few = "" if stats["passages"] == stats["wanted"] else f" of {stats['wanted']:,}: no more are long enough"
-        run.say(f"synthetic_passages: {stats['passages']:,} passages are asked for a query{few}")
+        run.note(out, "synthetic_passages", f"{stats['passages']:,} passages are asked for a query{few}")
         return stats
 
     return run.make(
@@ -99,7 +99,7 @@ def clean_queries(
                 "choose another `prompt` or model."
             )
         write_parquet(table(map(_judged, kept), DRAFTS), out / "queries.parquet", GROUP_ROWS)
-        run.say(f"synthetic_drafts: {len(kept):,} of {len(written):,} answers are queries{_said(reasons, out)}")
+        run.note(out, "synthetic_drafts", f"{len(kept):,} of {len(written):,} answers are queries{_said(reasons, out)}")
         return {"asked": len(written), "queries": len(kept), "set_aside": len(aside) + len(alike)}
 
     return run.make(
@@ -143,9 +143,8 @@ def keep_queries(run: Run, config: SplitsConfig, *, drafts: Artifact, found: Art
                     "more (`number`), or raise `depth`."
                 )
             write_parquet(table(queries, QUERIES), out / split / f"{SYNTHETIC}.parquet")
-            run.say(
-                f"synthetic_queries: {split}: {len(queries):,} kept{_said(reasons, out) if split == 'train' else ''}"
-            )
+            why = _said(reasons, out) if split == "train" else ""
+            run.note(out, "synthetic_queries", f"{split}: {len(queries):,} kept{why}")
         return {**{split: len(queries) for split, queries in kept.items()}, "set_aside": len(aside)}
 
     return run.make(
