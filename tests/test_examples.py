@@ -97,9 +97,8 @@ def commands(verb: str) -> list[list[str]]:
     return [words[3:] for words in found]
 
 
-#: The generated questions are fewer than those that a block takes out of train, and tokens of the tiny model, which
-#: stands for the hub's, are characters.
-SMALL = ["--set", "engine.max_model_len=2048", "--set", "max_dead_share=1"]
+#: The tokens of the tiny tokenizer, which stands for that of the hub's model, are characters.
+SMALL = ["--set", "engine.max_model_len=2048"]
 
 
 def test_check_accepts_the_recipe(beir: Path) -> None:

@@ -96,9 +96,7 @@ def tiny(prompt: PromptConfig, **changes: Any) -> None:
 CASES = {
     "completion": lambda: smollm2(ExpanderSettings(prompt=PROMPTS["passage"], max_tokens=24)),
     "few_shot": lambda: smollm2(
-        ExpanderSettings(
-            prompt=PROMPTS["definition_few_shot"], query_weight=2, max_tokens=24, distinct_words=True
-        )
+        ExpanderSettings(prompt=PROMPTS["definition_few_shot"], query_weight=2, max_tokens=24, distinct_words=True)
     ),
     "chat": lambda: smollm2(ExpanderSettings(prompt=PROMPTS["chat_definition"], max_tokens=16)),
     "no_stop": lambda: tiny(PROMPTS["ear"], max_tokens=40, query_weight=3),
@@ -237,7 +235,8 @@ def test_langchain(expand: Any) -> None:
             return [Document(PASSAGES[docid], id=docid) for docid in found(query)]
 
     class Asked(BaseCallbackHandler):
-        queries: list[str] = []
+        def __init__(self) -> None:
+            self.queries: list[str] = []
 
         def on_retriever_start(self, serialized: Any, query: str, **kwargs: Any) -> None:
             self.queries.append(query)
@@ -282,7 +281,9 @@ def test_the_services_function_fits_too(here: Path) -> None:
     from langchain_core.retrievers import BaseRetriever
 
     page = (ROOT / "docs" / "search-engines.md").read_text()
-    (code,) = [one for one in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "def expand" in one]
+    (code,) = [
+        one for one in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "def expand" in one
+    ]
 
     class Echo(BaseRetriever):
         def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
