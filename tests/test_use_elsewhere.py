@@ -24,9 +24,8 @@ from aqe.expand.expander import Expander
 from aqe.expand.settings import ExpanderSettings
 from aqe.prompts import PROMPTS
 from aqe.sample.engine_vllm import vllm_env
-from tests.serve.test_client import Canned
 from tests.tools import tiny_model
-from tests.tools.waiting import http_server, until
+from tests.tools.waiting import until
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "use-elsewhere.md").read_text()
