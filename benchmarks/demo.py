@@ -24,7 +24,7 @@ from generation import cpu_name  # noqa: E402
 
 BENCH = ROOT / "runs" / "bench_demo"
 #: "align_rsft: made in 01:08, 0.0378 CPU hours"
-MADE = re.compile(r"^(?P<stage>\w+): made in (?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)", re.MULTILINE)
+MADE = re.compile(r"^(?P<stage>[^:\n]+): made in (?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)", re.MULTILINE)
 
 
 def git(*command: str) -> str:
