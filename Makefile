@@ -82,7 +82,7 @@ bench-gpu: setup  ## the transformers engine and a training step on a GPU, at re
 bench-efficiency: setup  ## one greedy expansion against generate-then-filter: time and memory (after make results-quickstart)
 	@$(PY) benchmarks/efficiency.py
 
-bench-serve: setup  ## the endpoint against vLLM's own server (25 minutes, 16 GB of memory; after make quickstart)
+bench-serve: setup  ## the endpoint against vLLM's own server (30 minutes, 16 GB of memory; after make quickstart)
 	@$(PY) benchmarks/serve.py
 
 serve: setup  ## the expander as an HTTP endpoint with a page on http://127.0.0.1:8000

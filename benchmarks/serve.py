@@ -5,8 +5,9 @@ usage: python benchmarks/serve.py [--model MODEL] [--seconds 20] [--out docs/res
 The same model, engine settings and queries for both; answers are not cached. Latency with one client is measured in
 pairs: each query is asked of both servers, one right after the other. Throughput is measured in windows that take
 turns, with clients that ask again as soon as they are answered (aiohttp, in this process, on the same cores). Then
-Ray's own proxy takes HAProxy's place; then, with two replicas, one is killed under load; then replicas come and go with
-the load. Needs the CPU or GPU for itself, 16 GiB of memory, and about 25 minutes.
+Ray's own proxy takes HAProxy's place; then a light user asks beside a heavy one; then, with two replicas, one is killed
+under load; then replicas come and go with the load. Needs the CPU or GPU for itself, 16 GiB of memory, and about 30
+minutes.
 """
 
 import argparse
@@ -17,9 +18,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import httpx  # noqa: E402
 import psutil  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import yaml  # noqa: E402
+from fair_shares import ask_for_ever, light_beside_heavy, watched, write_keys  # noqa: E402
 from generation import cpu_name  # noqa: E402
 
 from aqe.artifact import versions, write_text  # noqa: E402
@@ -53,6 +56,7 @@ class Target:
     name: str
     url: str
     body: Callable[[str], dict[str, Any]]
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -84,7 +88,7 @@ async def ask(http: aiohttp.ClientSession, target: Target, query: str, window: W
     started = time.perf_counter()
     for attempt in range(2):
         try:
-            async with http.post(target.url, json=target.body(query)) as answer:
+            async with http.post(target.url, json=target.body(query), headers=target.headers) as answer:
                 await answer.read()
                 if answer.status == 200:
                     window.latencies.append(time.perf_counter() - started)
@@ -256,7 +260,7 @@ class Deployed:
 
 
 @contextlib.contextmanager
-def service(model: str, haproxy: bool) -> Iterator[Deployed]:
+def service(model: str, haproxy: bool, keys_file: Path | None = None) -> Iterator[Deployed]:
     """serve/smoke.yaml without a cache and without an index, and the empty deployment beside it."""
     config = deployment(None)
     (port,) = free_ports(1)
@@ -268,6 +272,8 @@ def service(model: str, haproxy: bool) -> Iterator[Deployed]:
     }
     limits = {"request_timeout_s": 300}
     app["args"] |= {"model": model, "engine": ENGINE, "cache": {"size": 0}, "limits": limits}
+    if keys_file:
+        app["args"]["keys_file"] = str(keys_file)
     empty = {"name": "empty", "route_prefix": "/empty", "import_path": "empty:app", "runtime_env": app["runtime_env"]}
     config["applications"].append({**empty, "deployments": [{"name": "Empty", "ray_actor_options": {"num_cpus": 0.1}}]})
     env = proxy_env() if haproxy else {}
@@ -327,6 +333,22 @@ async def autoscaling(deployed: Deployed, queries: Sequence[str]) -> list[dict[s
 
             await asyncio.gather(watch(window, clients, end), *(client(n) for n in range(clients)))
     return samples
+
+
+def fair_shares(model: str, queries: Sequence[str], seconds: float) -> dict[str, Any]:
+    """A light user alone and beside a heavy one, each with a key of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        light, heavy = write_keys(Path(directory) / "keys")
+        with service(model, haproxy=True, keys_file=Path(directory) / "keys") as aqe:
+            target = replace(aqe.expand, headers=light)
+
+            async def window() -> dict[str, float]:
+                async def asked() -> dict[str, float]:
+                    return (await load(target, queries, 1, seconds, 8)).summary()
+
+                return await watched(aqe.url, asked())
+
+            return asyncio.run(light_beside_heavy(window, lambda: ask_for_ever(target.url, heavy, queries)))
 
 
 def plot(samples: Sequence[dict[str, float]], path: Path) -> None:
@@ -403,6 +425,8 @@ def measure(model: str, seconds: float) -> dict[str, Any]:
             say(f"{clients} clients, empty behind Ray's own proxy: {window.summary()}")
         window = asyncio.run(load(aqe.expand, queries, 1, seconds, 3))
         result["load"]["aqe_ray_proxy"] = {"1": [window.summary()]}
+    result["fair_shares"] = fair_shares(model, queries, max(60.0, seconds))
+    say(f"a light user beside a heavy one: {result['fair_shares']}")
     with service(model, haproxy=True) as aqe:
         aqe.deploy(num_replicas=2)
         while aqe.replicas() < 2:
@@ -434,6 +458,7 @@ def total(result: dict[str, Any]) -> dict[str, Any]:
         "saturated_clients": saturated,
         "lost_requests": lost,
         "same_under_load": result["same_under_load"],
+        "light_p95_ratio": result["fair_shares"]["p95_ratio"],
         "most_replicas": max(sample["replicas"] for sample in result["autoscaling"]),
     }
 

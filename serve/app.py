@@ -5,6 +5,7 @@ Where an index is mounted, a second one searches it on CPUs.
 """
 
 import asyncio
+import gc
 import logging
 import os
 from typing import Any, cast
@@ -43,6 +44,10 @@ class ExpanderDeployment:
         self._config = config
         self._searcher = _Remote(searcher) if searcher else None
         self._service = await ExpandService.open(config)
+        # What is loaded stays. Looking through all of it for garbage, as a large batch makes Python do, took a quarter
+        # of a second, in which nobody was answered.
+        gc.collect()
+        gc.freeze()
         self._ending = asyncio.create_task(self._end_with_the_engine())
 
     def __serve_build_asgi_app__(self) -> Any:

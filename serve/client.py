@@ -51,7 +51,7 @@ class Client:
         return dict(self._post("expand", query=query, **options).json())
 
     def expand_many(self, queries: list[str], **options: Any) -> list[dict[str, Any]]:
-        """At most 256, in their order."""
+        """At most 256, in their order. Where one cannot be expanded there is ["error"]["message"]."""
         return list(self._post("expand", queries=queries, **options).json()["results"])
 
     def stream(self, query: str, **options: Any) -> Iterator[str | dict[str, Any]]:

@@ -20,15 +20,20 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from pydantic import Field
 
 from aqe.errors import InputError
-from aqe.prompts import inert, token_ids
-from serve.engine import Decoding, Piece, check_length
-from serve.schemas import MAX_EXPANSIONS, MAX_QUERIES, MAX_TOKENS, Strict, Text
+from aqe.prompts import inert
+from serve.call import Call
+from serve.engine import Decoding, Job, Piece
+from serve.schemas import MAX_EXPANSIONS, MAX_NAME_CHARS, MAX_QUERIES, MAX_TOKENS, Strict, Text
 from serve.service import ExpandService
+from serve.together import together
 
 #: OpenAI's default of the older route; a chat answer may be longer.
 COMPLETION_TOKENS, CHAT_TOKENS = 16, 256
 #: The model's length cuts prompts off; this bounds the work of counting their tokens.
 Prompt = Annotated[Text, Field(max_length=20_000)]
+#: Every token is held against every stop text.
+MAX_STOPS, MAX_STOP_CHARS = 16, 100
+Stop = Annotated[Text, Field(max_length=MAX_STOP_CHARS)]
 
 
 class StreamOptions(Strict):
@@ -38,7 +43,7 @@ class StreamOptions(Strict):
 
 
 class _Request(Strict):
-    model: Text | None = None
+    model: Annotated[Text, Field(max_length=MAX_NAME_CHARS)] | None = None
     """The served model's id, or nothing."""
     temperature: float = Field(default=1, ge=0, le=2)
     """0 is greedy, as POST /v1/expand decodes."""
@@ -47,10 +52,10 @@ class _Request(Strict):
     """0 means no cut. Not among OpenAI's fields, but other servers have it."""
     n: int = Field(default=1, ge=1, le=MAX_EXPANSIONS)
     seed: int | None = Field(default=None, ge=0, lt=2**62)
-    stop: Text | list[Text] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: Text | None = None
+    user: Annotated[Text, Field(max_length=MAX_NAME_CHARS)] | None = None
     """Not used."""
     frequency_penalty: float = Field(default=0, ge=0, le=0)
     """Not supported: 0 only, which clients send of themselves."""
@@ -98,8 +103,7 @@ class _Work:
     """One request's continuations: n for each prompt, in that order."""
 
     service: ExpandService
-    prompts: Sequence[str]
-    decodings: Sequence[Decoding]
+    jobs: Sequence[Job]
     prompt_tokens: int
     tokens: int = 0
 
@@ -111,33 +115,48 @@ class _Work:
             total_tokens=self.prompt_tokens + self.tokens,
         )
 
+    @property
+    def _distinct(self) -> list[tuple[Job, list[int]]]:
+        """What is to be made, and the numbers of the continuations that it is for: what repeats is made once."""
+        numbers: dict[Any, list[int]] = {}
+        for number, job in enumerate(self.jobs):
+            numbers.setdefault(job if job.decoding.repeats else number, []).append(number)
+        return [(self.jobs[several[0]], several) for several in numbers.values()]
+
     async def whole(self) -> list[Piece]:
         """Each continuation as one piece."""
 
-        async def one(prompt: str, decoding: Decoding) -> Piece:
-            pieces = [piece async for piece in self.service.pieces(prompt, decoding, whole=True)]
+        async def one(part: tuple[Job, list[int]]) -> dict[int, Piece]:
+            async with aclosing(self.service.generator.pieces(part[0])) as stream:
+                pieces = [piece async for piece in stream]
             drawn = tuple(token for piece in pieces for token in piece.token_ids)
-            self.tokens += len(drawn)
-            return Piece("".join(piece.text for piece in pieces), drawn, pieces[-1].finish_reason)
+            made = Piece("".join(piece.text for piece in pieces), drawn, pieces[-1].finish_reason)
+            return dict.fromkeys(part[1], made)
 
-        return await asyncio.gather(*map(one, self.prompts, self.decodings))
+        parts = await together(one, self._distinct, self.service.engine.places)
+        made = {number: piece for part in parts for number, piece in part.items()}
+        self.tokens = sum(len(piece.token_ids) for piece in made.values())
+        return [made[number] for number in range(len(self.jobs))]
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
         """Pieces of all continuations as they are made, each with its continuation's number."""
         queue: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
+        left = iter(self._distinct)
 
-        async def pump(index: int) -> None:
+        async def pump() -> None:
             try:
-                stream = self.service.pieces(self.prompts[index], self.decodings[index], whole=False)
-                async with aclosing(stream) as pieces:
-                    async for piece in pieces:
-                        queue.put_nowait((index, piece))
+                for job, numbers in left:
+                    async with aclosing(self.service.generator.pieces(job)) as pieces:
+                        async for piece in pieces:
+                            for number in numbers:
+                                queue.put_nowait((number, piece))
             except Exception as error:
                 queue.put_nowait(error)
 
-        tasks = [asyncio.create_task(pump(i)) for i in range(len(self.prompts))]
+        # No TaskGroup: it must not be left open where a generator waits for its reader.
+        tasks = [asyncio.create_task(pump()) for _ in range(min(len(self.jobs), self.service.engine.places))]
         try:
-            running = len(tasks)
+            running = len(self.jobs)
             while running:
                 new = await queue.get()
                 if isinstance(new, Exception):
@@ -148,6 +167,7 @@ class _Work:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Completions:
@@ -156,42 +176,50 @@ class Completions:
     def __init__(self, service: ExpandService) -> None:
         self._service = service
 
-    def _work(self, request: _Request, prompts: Sequence[str], max_tokens: int) -> _Work:
+    async def _work(self, request: _Request, prompts: Sequence[str], max_tokens: int, call: Call) -> _Work:
+        """What a request takes. Nothing has begun; raises what is wrong with any of it."""
         if request.model not in (None, "", self._service.model):
             raise UnknownModel(f"there is no model {request.model!r} here; {self._service.model!r} is served")
-        encoded = [token_ids(self._service.recipe.tokenizer, prompt) for prompt in prompts]
-        each = [(prompt, request.decoding(max_tokens, i)) for prompt in prompts for i in range(request.n)]
-        for prompt, ids in zip(prompts, encoded, strict=True):
-            # Before any is begun: a stream could not say so any more.
-            check_length(prompt, ids, each[0][1], self._service.engine.max_model_len)
-        return _Work(
-            self._service, [prompt for prompt, _ in each], [decoding for _, decoding in each], sum(map(len, encoded))
-        )
+        decodings = [request.decoding(max_tokens, i) for i in range(request.n)]
+        jobs: list[Job] = []
+        prompt_tokens = 0
+        for place, prompt in enumerate(prompts):
+            try:
+                new = self._service.generator.jobs(call.caller, prompt, decodings, whole=not request.stream)
+            except InputError as error:
+                raise InputError(f"prompt.{place}: {error}" if len(prompts) > 1 else str(error)) from None
+            jobs += new
+            prompt_tokens += len(new[0].ids)
+            # Tokens of long prompts take a while to count.
+            await asyncio.sleep(0)
+        await self._service.generator.admit(call.caller, jobs)
+        return _Work(self._service, jobs, prompt_tokens)
 
-    def _chat(self, request: ChatRequest) -> _Work:
+    async def _chat(self, request: ChatRequest, call: Call) -> _Work:
         tokenizer = self._service.recipe.tokenizer
         if getattr(tokenizer, "chat_template", None) is None:
             raise InputError("this model has no chat template: use POST /v1/completions, or /v1/expand")
         # What a user writes is text: only the template's own tokens tell who speaks.
         messages = [m.model_dump() | {"content": inert(m.content, tokenizer)} for m in request.messages]
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self._work(request, [prompt], request.max_completion_tokens or request.max_tokens or CHAT_TOKENS)
+        max_tokens = request.max_completion_tokens or request.max_tokens or CHAT_TOKENS
+        return await self._work(request, [prompt], max_tokens, call)
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._service.model}
 
-    async def complete(self, request: CompletionRequest) -> Completion:
+    async def complete(self, request: CompletionRequest, call: Call) -> Completion:
         """Whole answers, n for each prompt."""
-        work = self._work(request, request.prompts, request.max_tokens)
+        work = await self._work(request, request.prompts, request.max_tokens, call)
         choices = [
             CompletionChoice(index=i, text=piece.text, finish_reason=piece.finish_reason or "length")
             for i, piece in enumerate(await work.whole())
         ]
         return Completion(**self._head("cmpl"), object="text_completion", choices=choices, usage=work.usage)
 
-    async def chat(self, request: ChatRequest) -> ChatCompletion:
+    async def chat(self, request: ChatRequest, call: Call) -> ChatCompletion:
         """Whole answers."""
-        work = self._chat(request)
+        work = await self._chat(request, call)
         choices = [
             Choice(
                 index=i,
@@ -202,9 +230,9 @@ class Completions:
         ]
         return ChatCompletion(**self._head("chatcmpl"), object="chat.completion", choices=choices, usage=work.usage)
 
-    def complete_stream(self, request: CompletionRequest) -> AsyncGenerator[Completion]:
+    async def complete_stream(self, request: CompletionRequest, call: Call) -> AsyncGenerator[Completion]:
         """Pieces of the answers as they are made. Raises what is wrong with the request at once, not in the stream."""
-        work, head = self._work(request, request.prompts, request.max_tokens), self._head("cmpl")
+        work, head = await self._work(request, request.prompts, request.max_tokens, call), self._head("cmpl")
 
         def chunk(choices: list[CompletionChoice], usage: CompletionUsage | None = None) -> Completion:
             return Completion.model_construct(**head, object="text_completion", choices=choices, usage=usage)
@@ -220,9 +248,9 @@ class Completions:
 
         return chunks()
 
-    def chat_stream(self, request: ChatRequest) -> AsyncGenerator[ChatCompletionChunk]:
+    async def chat_stream(self, request: ChatRequest, call: Call) -> AsyncGenerator[ChatCompletionChunk]:
         """As `complete_stream`."""
-        work, head = self._chat(request), self._head("chatcmpl")
+        work, head = await self._chat(request, call), self._head("chatcmpl")
 
         def chunk(choices: list[ChunkChoice], usage: CompletionUsage | None = None) -> ChatCompletionChunk:
             return ChatCompletionChunk(**head, object="chat.completion.chunk", choices=choices, usage=usage)

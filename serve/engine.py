@@ -1,7 +1,7 @@
 """What a serving engine is: many requests at once, each a stream of pieces of text."""
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from aqe.config.sample import EngineConfig
@@ -9,6 +9,7 @@ from aqe.errors import AqeError, InputError
 from aqe.expand.recipe import Recipe
 from aqe.sample.engine import refusal
 from aqe.sample.load import choose_engine
+from serve.pulse import Pulse
 
 Reason = Literal["stop", "length"]
 #: Seconds after which a refused request can be sent again.
@@ -30,6 +31,26 @@ class Decoding:
     stop: tuple[str, ...] = ()
     seed: int | None = None
 
+    @property
+    def repeats(self) -> bool:
+        """The same prompt comes out the same again."""
+        return self.temperature == 0 or self.seed is not None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sequence that is to be made."""
+
+    caller: str
+    """Whose it is: the name of a key, or an address."""
+    prompt: str
+    """The special tokens of a chat template included."""
+    ids: tuple[int, ...] = field(compare=False)
+    """The prompt's tokens."""
+    decoding: Decoding
+    whole: bool
+    """It is wanted in one piece: handing on every token costs time."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -45,12 +66,16 @@ class ServingEngine(Protocol):
 
     name: str
     max_model_len: int
+    pulse: Pulse
+    """Beaten with every step, whatever is handed on of it."""
+    places: int
+    """Sequences of one caller that it works on at once; it takes `spare_places` more (see `serve.fair`)."""
 
-    def stream(self, prompt: str, decoding: Decoding, whole: bool) -> AsyncGenerator[Piece]:
-        """Continue a prompt (text, the special tokens of its chat template included). Closing it ends the work.
+    def stream(self, job: Job, number: int) -> AsyncGenerator[Piece]:
+        """Continue a prompt whose length was checked. Closing it ends the work.
 
-        `whole` asks for one piece: handing on every token costs time.
-        Raises InputError when the prompt is too long, EngineStopped when the engine is dead.
+        `number` sequences of the same caller are in work: where memory is short, a low number goes first.
+        Raises EngineStopped when the engine is dead.
         """
         ...
 

@@ -3,12 +3,33 @@
 import os
 import uuid
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from aqe.config.sample import EngineConfig
 from aqe.expand.recipe import Recipe
-from aqe.prompts import token_ids
 from aqe.sample.engine_vllm import stop_token_ids, vllm_env, vllm_options
-from serve.engine import Decoding, EngineStopped, Piece, Reason, check_length
+from serve.engine import EngineStopped, Job, Piece, Reason
+from serve.fair import spare_places
+from serve.pulse import Pulse
+
+
+def pulse_logger(pulse: Pulse) -> Any:
+    """What vLLM tells of each step of its engine; tokens of answers that are wanted whole come only at their end."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class PulseLogger(StatLoggerBase):  # type: ignore[misc]
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            pass
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+            # There are none of a step that made nothing.
+            if iteration_stats is not None:
+                pulse.beat()
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return PulseLogger
 
 
 class VllmServing:
@@ -33,20 +54,24 @@ class VllmServing:
         # A cached prefix changes the last bits of the arithmetic and, once in a while, a token: an expansion must not
         # depend on what was asked before. Prompts are short, so little is lost.
         options |= {"enable_prefix_caching": False, "distributed_executor_backend": "uni"}
-        # vLLM's own metrics with Ray's, as `ray_vllm_...`.
-        loggers = None if options["disable_log_stats"] else [RayPrometheusStatLogger]
+        # Callers share the cache of keys and values too: who has the most sequences gives way (see serve.fair).
+        self.places = int(options["max_num_seqs"])
+        options |= {"max_num_seqs": self.places + spare_places(self.places), "scheduling_policy": "priority"}
+        self.pulse = Pulse()
+        loggers: list[Any] = [pulse_logger(self.pulse)]
+        if not options["disable_log_stats"]:
+            # vLLM's own metrics with Ray's, as `ray_vllm_...`.
+            loggers.append(RayPrometheusStatLogger)
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options), stat_loggers=loggers)
-        self._tokenizer = recipe.tokenizer
         self._ends = stop_token_ids(self._llm.model_config, recipe.tokenizer)
         self.max_model_len: int = self._llm.model_config.max_model_len
 
-    async def stream(self, prompt: str, decoding: Decoding, whole: bool) -> AsyncGenerator[Piece]:
+    async def stream(self, job: Job, number: int) -> AsyncGenerator[Piece]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        ids = token_ids(self._tokenizer, prompt)
-        check_length(prompt, ids, decoding, self.max_model_len)
+        decoding = job.decoding
         params = SamplingParams(
             max_tokens=decoding.max_tokens,
             temperature=decoding.temperature,
@@ -55,10 +80,11 @@ class VllmServing:
             stop=list(decoding.stop),
             stop_token_ids=self._ends,
             seed=decoding.seed,
-            output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.FINAL_ONLY if job.whole else RequestOutputKind.DELTA,
         )
         try:
-            async for output in self._llm.generate({"prompt_token_ids": ids}, params, uuid.uuid4().hex):
+            prompt = {"prompt_token_ids": list(job.ids)}
+            async for output in self._llm.generate(prompt, params, uuid.uuid4().hex, priority=number):
                 new = output.outputs[0]
                 reason: Reason | None = None
                 if new.finish_reason is not None:

@@ -7,17 +7,16 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from typing import Any
-
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from starlette.exceptions import HTTPException
 
 from aqe.config.serve import LimitsConfig
 from aqe.observe import metrics
-from serve.engine import RETRY_AFTER_S
+from serve.call import CALLER
 from serve.keys import Keys
+from serve.rates import Rate
+from serve.receiving import Receiving
+from serve.refused import Refused, unavailable
 from serve.schemas import error
 
 log = logging.getLogger("ray.serve")
@@ -40,21 +39,6 @@ HEADERS = {
 _LOOPBACK = ("127.0.0.1", "::1")
 
 
-class TooLarge(HTTPException):
-    """A request's body is longer than allowed. Raised where the application reads it, so in a form that it knows."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(413, f"The request's body is longer than {most} bytes.")
-
-
-class Refused(Exception):
-    """An answer of 400 or more, before the application has seen the request."""
-
-    def __init__(self, code: int, kind: str, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.code, self.kind, self.message, self.headers = code, kind, message, headers
-
-
 class Guard:
     """Wraps an ASGI application."""
 
@@ -62,9 +46,9 @@ class Guard:
         self._app = app
         self._keys = keys
         self._limits = limits
-        self._rate = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._item = RateLimitItemPerMinute(limits.requests_per_minute) if limits.requests_per_minute else None
-        self._in_flight = 0
+        self._rate = Rate(limits.requests_per_minute, "requests")
+        self._receiving = Receiving(limits)
+        self._in_flight: Counter[str] = Counter()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -91,21 +75,21 @@ class Guard:
 
     async def _guarded(self, scope: Any, receive: Any, answer: "_Answer") -> None:
         headers = dict(scope["headers"])
-        caller = self._caller(headers, scope)
-        if self._item and not await self._rate.hit(self._item, caller):
-            window = await self._rate.get_window_stats(self._item, caller)
-            wait = str(max(1, round(window.reset_time - time.time())))
-            message = f"More than {self._limits.requests_per_minute} requests in a minute. Wait {wait} seconds."
-            raise Refused(429, "rate_limit_exceeded", message, **{"retry-after": wait})
-        if self._in_flight >= self._limits.max_in_flight:
-            raise _unavailable("The service has all the work that it can take. Send the request again.")
-        self._in_flight += 1
-        metrics.level(metrics.IN_FLIGHT, self._in_flight)
+        scope[CALLER] = caller = self._caller(headers, scope)
+        await self._rate.take(caller)
+        received = await self._receiving.whole(caller, headers, receive)
+        # Who has none in work is let in: one key's requests must not close the door to another's.
+        if self._in_flight[caller] and self._in_flight.total() >= self._limits.max_in_flight:
+            raise unavailable("The service has all the work that it can take. Send the request again.")
+        self._in_flight[caller] += 1
+        metrics.level(metrics.IN_FLIGHT, self._in_flight.total())
         try:
-            await self._timed(scope, _limited(receive, headers, self._limits.max_body_bytes), answer)
+            await self._timed(scope, received, answer)
         finally:
-            self._in_flight -= 1
-            metrics.level(metrics.IN_FLIGHT, self._in_flight)
+            self._in_flight[caller] -= 1
+            # Only callers that have some are kept.
+            self._in_flight = +self._in_flight
+            metrics.level(metrics.IN_FLIGHT, self._in_flight.total())
 
     def _caller(self, headers: dict[bytes, bytes], scope: Any) -> str:
         """Whose request it is, by key or by address. Refuses strangers."""
@@ -130,28 +114,6 @@ class Guard:
                 await self._app(scope, receive, answer.send)
         except TimeoutError:
             raise Refused(504, "timeout", f"No answer within {seconds:g} seconds.") from None
-
-
-def _unavailable(message: str) -> Refused:
-    return Refused(503, "overloaded", message, **{"retry-after": str(RETRY_AFTER_S)})
-
-
-def _limited(receive: Any, headers: dict[bytes, bytes], most: int) -> Any:
-    """`receive` that ends with TooLarge: at once where the length is told, else when it is reached."""
-    told = headers.get(b"content-length", b"0")
-    if told.isdigit() and int(told) > most:
-        raise Refused(413, "request_too_large", f"The request's body is longer than {most} bytes.")
-    got = 0
-
-    async def limited() -> Any:
-        nonlocal got
-        message = await receive()
-        got += len(message.get("body", b""))
-        if got > most:
-            raise TooLarge(most)
-        return message
-
-    return limited
 
 
 class _Answer:

@@ -1,13 +1,12 @@
 """HTTP: each route turns a request into a call, and its result or error into an answer."""
 
 import json
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -16,21 +15,27 @@ from starlette.exceptions import HTTPException
 
 from aqe.errors import InputError
 from aqe.observe import metrics
+from serve.call import Call, call_of
 from serve.completions import ChatRequest, CompletionRequest, Completions, UnknownModel
 from serve.engine import RETRY_AFTER_S, EngineStopped
+from serve.refused import Refused
 from serve.schemas import (
+    MEMBERS,
     ErrorAnswer,
     Examples,
+    ExpandBody,
     Expanded,
     ExpandedMany,
     ExpandMany,
-    ExpandOne,
     Health,
     Models,
+    SearchBody,
     Searched,
-    SearchRequest,
+    SearchedMany,
+    SearchMany,
     error,
 )
+from serve.searching import ExpandAndSearch
 from serve.service import ExpandService
 
 PAGE = Path(__file__).parent / "page"
@@ -40,6 +45,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "Not JSON",
         401: "No valid API key",
         404: "Not here",
+        408: "The body did not come in time",
         413: "The body is too large",
         422: "Something in the request is wrong; the message says what",
         429: "Too many requests; wait as Retry-After says",
@@ -52,6 +58,8 @@ DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'se
 #: A route answers with JSON, or with server-sent events where `stream` asks for them.
 EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
 STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
+#: Who asks. The guard knows.
+Asked = Annotated[Call, Depends(call_of)]
 DESCRIPTION = """One expansion of a search query, from a language model that was aligned with BM25's ranks
 (Aligned Query Expansion, arXiv 2507.11042). Search with `composed` in place of the query."""
 
@@ -86,30 +94,28 @@ def make_api(service: ExpandService, searcher: Any = None) -> FastAPI:
 
 def _add_expand(api: FastAPI, service: ExpandService) -> None:
     @api.post("/v1/expand", response_model=Expanded | ExpandedMany, responses=STREAMS)
-    async def expand(body: ExpandOne | ExpandMany) -> Any:
-        """Expand a query, or several together: search with `composed` in place of the query."""
-        started = time.perf_counter()
+    async def expand(body: ExpandBody, call: Asked) -> Any:
+        """Expand a query, or several together: search with `composed` in place of the query.
+
+        Of several each has its own result or error, and the answer is 200.
+        """
         if isinstance(body, ExpandMany):
-            return await service.expand_many(body, started)
+            return _json(await service.expand_many(body, call))
         if body.stream:
-            return await _events(service.stream(body.query, body, started), _expand_event, error_head="event: error\n")
-        return _json(await service.expand(body.query, body, started))
+            return await _events(service.stream(body.query, body, call), _expand_event, error_head="event: error\n")
+        return _json(await service.expand(body.query, body, call))
 
 
 def _add_search(api: FastAPI, service: ExpandService, searcher: Any) -> None:
-    @api.post("/v1/search")
-    async def search(body: SearchRequest) -> Searched:
-        """Expand a query, then search with it and without: both lists, and which term brought which passage up."""
+    both = ExpandAndSearch(service, searcher)
+
+    @api.post("/v1/search", response_model=Searched | SearchedMany)
+    async def search(body: SearchBody, call: Asked) -> Any:
+        """Expand a query, or several, then search with it and without: both lists, and which term brought which
+        passage up. Of several each has its own result or error, and the answer is 200."""
         if searcher is None:
             raise HTTPException(404, "No index is mounted with this expander: set `search` in the application's args.")
-        started = time.perf_counter()
-        expanded = await service.expand(body.query, body, started)
-        lists = await searcher.search(body.query, expanded.expansion, expanded.composed, body.k, body.gold)
-        lists["milliseconds"] |= {
-            "expand": expanded.milliseconds,
-            "total": round((time.perf_counter() - started) * 1000, 3),
-        }
-        return Searched.model_validate({"expanded": expanded, **lists})
+        return _json(await (both.many(body, call) if isinstance(body, SearchMany) else both.one(body, call)))
 
     @api.get("/v1/examples")
     async def examples() -> Examples:
@@ -119,18 +125,18 @@ def _add_search(api: FastAPI, service: ExpandService, searcher: Any) -> None:
 
 def _add_completions(api: FastAPI, completions: Completions) -> None:
     @api.post("/v1/completions", responses=STREAMS)
-    async def complete(body: CompletionRequest) -> Any:
+    async def complete(body: CompletionRequest, call: Asked) -> Any:
         """OpenAI's completions: the prompt as it is, not a query."""
         if body.stream:
-            return await _openai_events(completions.complete_stream(body))
-        return _json(await completions.complete(body))
+            return await _openai_events(await completions.complete_stream(body, call))
+        return _json(await completions.complete(body, call))
 
     @api.post("/v1/chat/completions", responses=STREAMS)
-    async def chat(body: ChatRequest) -> Any:
+    async def chat(body: ChatRequest, call: Asked) -> Any:
         """OpenAI's chat completions, for models that have a chat template."""
         if body.stream:
-            return await _openai_events(completions.chat_stream(body))
-        return _json(await completions.chat(body))
+            return await _openai_events(await completions.chat_stream(body, call))
+        return _json(await completions.chat(body, call))
 
 
 def _add_page(api: FastAPI) -> None:
@@ -159,14 +165,20 @@ def _add_errors(api: FastAPI) -> None:
         problems = raised.errors()
         if any(problem["type"] == "json_invalid" for problem in problems):
             return answer(400, "invalid_request_error", "The body is not JSON.")
-        # Of a union's members the one that fits best is meant: that with the fewest complaints comes first.
-        places = [[str(part) for part in problem["loc"][1:]] for problem in problems]
+        # A union's member is no name that the client knows.
+        places = [[str(part)[:100] for part in problem["loc"][1:] if part not in MEMBERS] for problem in problems]
         said = [f"{'.'.join(place)}: {p['msg']}" for place, p in zip(places, problems, strict=True)]
         return answer(422, "invalid_request_error", "; ".join(said[:5]), ".".join(places[0]) or None)
 
     @api.exception_handler(UnknownModel)
     async def unknown(request: Request, raised: UnknownModel) -> Response:
         return answer(404, "model_not_found", str(raised), "model")
+
+    @api.exception_handler(Refused)
+    async def refused(request: Request, raised: Refused) -> Response:
+        said = answer(raised.code, raised.kind, raised.message)
+        said.headers.update(raised.headers)
+        return said
 
     @api.exception_handler(InputError)
     async def wrong(request: Request, raised: InputError) -> Response:

@@ -2,13 +2,32 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+
+from aqe.errors import InputError
 
 MAX_QUERY_CHARS = 4_000
 MAX_QUERIES = 256
+#: Of one text among several. A longer one than a query may be is an error of its own and not of the whole body.
+MAX_ITEM_CHARS = 20_000
 MAX_EXPANSIONS = 50
 MAX_TOKENS = 4_096
 MAX_HITS = 100
+#: Of several queries in one request.
+MAX_HITS_TOGETHER = 2_560
+#: Of one object in a request; none has so many fields.
+MAX_KEYS = 64
+#: Of a model's or a user's name, and of a docid.
+MAX_NAME_CHARS = 1_000
 
 
 def _encodable(text: str) -> str:
@@ -31,6 +50,14 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, body: Any) -> Any:
+        # Each unknown key is an error of its own: a hundred thousand of them take half a second to be told.
+        if isinstance(body, dict) and len(body) > MAX_KEYS:
+            raise ValueError(f"more than {MAX_KEYS} keys")
+        return body
+
 
 class Answer(BaseModel):
     """An answer."""
@@ -38,7 +65,12 @@ class Answer(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
 
 
-class _Options(Strict):
+Item = Annotated[str, StringConstraints(max_length=MAX_ITEM_CHARS), AfterValidator(_encodable)]
+
+
+class ExpandOptions(Strict):
+    """How queries are expanded."""
+
     num_expansions: int = Field(default=1, ge=1, le=MAX_EXPANSIONS)
     """The first is greedy, further ones are drawn."""
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
@@ -47,7 +79,7 @@ class _Options(Strict):
     """Answer with the query as it is: for comparisons, or where the caller knows better."""
 
 
-class ExpandOne(_Options):
+class ExpandOne(ExpandOptions):
     """One query."""
 
     query: Query
@@ -55,10 +87,10 @@ class ExpandOne(_Options):
     """Server-sent events: `token` ({"text"}) as the expansion is written, then `done` (the answer), or `error`."""
 
 
-class ExpandMany(_Options):
-    """Several queries, answered together and in their order."""
+class ExpandMany(ExpandOptions):
+    """Several queries, answered together and in their order: each with its expansion, or with an error of its own."""
 
-    queries: list[Query] = Field(min_length=1, max_length=MAX_QUERIES)
+    queries: list[Item] = Field(min_length=1, max_length=MAX_QUERIES)
 
 
 class Alternative(Answer):
@@ -83,26 +115,88 @@ class Expanded(Answer):
     """`length`: cut at max_tokens; `skip`: not expanded, because the request or a rule says so."""
     alternatives: list[Alternative] = []
     cached: bool
+    """Kept from an earlier request of the same API key."""
     model: str
     milliseconds: float
     """From the request's arrival in the service."""
 
 
+class ErrorBody(Answer):
+    """OpenAI's form of an error, on all routes."""
+
+    message: str
+    type: str
+    code: int
+    param: str | None = None
+
+
+class ErrorAnswer(Answer):
+    """Any answer with a status of 400 or more."""
+
+    error: ErrorBody
+
+
+def error(code: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """The body of an error."""
+    return ErrorAnswer(error=ErrorBody(message=message, type=kind, code=code, param=param)).model_dump()
+
+
+class Failed(Answer):
+    """A query of several that has no answer; the others have."""
+
+    query: str
+    error: ErrorBody
+
+    @classmethod
+    def of(cls, query: str, wrong: InputError) -> "Failed":
+        """With the words that the query alone would have been refused with."""
+        return cls(query=query, error=ErrorBody(message=str(wrong), type="invalid_request_error", code=422))
+
+
 class ExpandedMany(Answer):
     """Several queries with their expansions."""
 
-    results: list[Expanded]
+    results: list[Expanded | Failed]
     model: str
     milliseconds: float
 
 
-class SearchRequest(_Options):
+def _kind(body: Any) -> str:
+    return "several" if isinstance(body, dict) and "queries" in body else "one"
+
+
+#: Names of a union's members, which stand in the places of what is wrong.
+MEMBERS = ("one", "several")
+#: A body with `queries` is meant to be of several, whatever is wrong with it.
+ONE_OR_SEVERAL = Discriminator(_kind)
+ExpandBody = Annotated[Annotated[ExpandOne, Tag("one")] | Annotated[ExpandMany, Tag("several")], ONE_OR_SEVERAL]
+
+
+class SearchOne(ExpandOptions):
     """A query to expand and search."""
 
     query: Query
     k: int = Field(default=10, ge=1, le=MAX_HITS)
-    gold: list[Text] = Field(default=[], max_length=100)
+    gold: list[Annotated[Text, Field(max_length=MAX_NAME_CHARS)]] = Field(default=[], max_length=100)
     """Docids of known relevant passages, whose exact ranks are wanted."""
+
+
+class SearchMany(ExpandOptions):
+    """Several queries to expand and search, answered in their order: each with its lists, or with an error."""
+
+    queries: list[Item] = Field(min_length=1, max_length=MAX_QUERIES)
+    k: int = Field(default=10, ge=1, le=MAX_HITS)
+    """Times the number of queries at most 2560."""
+
+    @model_validator(mode="after")
+    def _few_hits(self) -> "SearchMany":
+        # Each is shown twice, with its text: all at their most would be an answer of a hundred megabytes.
+        if len(self.queries) * self.k > MAX_HITS_TOGETHER:
+            raise ValueError(f"{len(self.queries)} queries times k {self.k} is more than {MAX_HITS_TOGETHER} hits")
+        return self
+
+
+SearchBody = Annotated[Annotated[SearchOne, Tag("one")] | Annotated[SearchMany, Tag("several")], ONE_OR_SEVERAL]
 
 
 class TermScore(Answer):
@@ -160,6 +254,14 @@ class Searched(Answer):
     milliseconds: Timing
 
 
+class SearchedMany(Answer):
+    """Several queries with their result lists."""
+
+    results: list[Searched | Failed]
+    model: str
+    milliseconds: float
+
+
 class Example(Answer):
     """A known query and its relevant passages."""
 
@@ -201,23 +303,3 @@ class Health(Answer):
     """Alive, or ready."""
 
     status: Literal["ok"] = "ok"
-
-
-class ErrorBody(Answer):
-    """OpenAI's form of an error, on all routes."""
-
-    message: str
-    type: str
-    code: int
-    param: str | None = None
-
-
-class ErrorAnswer(Answer):
-    """Any answer with a status of 400 or more."""
-
-    error: ErrorBody
-
-
-def error(code: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
-    """The body of an error."""
-    return ErrorAnswer(error=ErrorBody(message=message, type=kind, code=code, param=param)).model_dump()

@@ -2,21 +2,39 @@
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
-from cachetools import TTLCache
+from pydantic import TypeAdapter, ValidationError
 
 from aqe.config.data import PACKAGE, is_path
 from aqe.config.sample import SampleConfig
 from aqe.config.serve import ServeConfig
+from aqe.errors import InputError
 from aqe.expand.recipe import Expansion, Recipe, load_recipe
 from aqe.expand.settings import SETTINGS
-from aqe.observe import metrics
-from serve.engine import Decoding, EngineStopped, Piece, ServingEngine, open_engine
-from serve.schemas import Alternative, Expanded, ExpandedMany, ExpandMany, ExpandOne, Model, SearchRequest
+from serve.cache import Cache
+from serve.call import Call
+from serve.engine import Decoding, Job, ServingEngine, open_engine
+from serve.generator import Generator
+from serve.schemas import Alternative, Expanded, ExpandedMany, ExpandMany, ExpandOptions, Failed, Model, Query
+from serve.together import together
+
+_QUERY: TypeAdapter[str] = TypeAdapter(Query)
+
+
+@dataclass
+class _Plan:
+    """A query, and what its answer takes: expansions that are known already, or jobs for the engine."""
+
+    query: str
+    known: tuple[Expansion, ...] = ()
+    cached: bool = False
+    key: Any = None
+    jobs: list[tuple[str, Job]] = field(default_factory=list)
+    """Each with the query that it is for."""
 
 
 class ExpandService:
@@ -26,12 +44,10 @@ class ExpandService:
         self.config = config
         self.recipe = recipe
         self.engine = engine
+        self.generator = Generator(engine, recipe.tokenizer, config.limits)
         self.model = config.model_id or _model_id(config.model)
-        self._cache: TTLCache[Any, tuple[Expansion, ...]] = TTLCache(config.cache.size, config.cache.ttl_s)
+        self._cache = Cache(config.cache)
         self._pattern = re.compile(config.skip.pattern) if config.skip.pattern else None
-        self._in_work = 0
-        self._progress = time.monotonic()
-        metrics.begin(metrics.GENERATED_TOKENS, stage="serve")
 
     @classmethod
     async def open(cls, config: ServeConfig) -> "ExpandService":
@@ -54,64 +70,48 @@ class ExpandService:
         )
 
     async def check(self) -> None:
-        """Raises EngineStopped when the engine is dead, or has had work for too long without making a token."""
-        await self.engine.check()
-        still = time.monotonic() - self._progress
-        if self._in_work and still > self.config.limits.stuck_after_s:
-            raise EngineStopped(f"the engine has {self._in_work} requests and made no token for {still:.0f} seconds")
+        """Raises EngineStopped when the engine is dead, or has had work for too long without making a step."""
+        await self.generator.check()
 
-    async def pieces(self, prompt: str, decoding: Decoding, whole: bool) -> AsyncGenerator[Piece]:
-        """What the engine makes of a prompt, counted and watched."""
-        started = time.monotonic()
-        if self._in_work == 0:
-            self._progress = started
-        self._in_work += 1
-        first = True
-        try:
-            async with aclosing(self.engine.stream(prompt, decoding, whole)) as stream:
-                async for piece in stream:
-                    self._progress = time.monotonic()
-                    if first:
-                        metrics.seconds(metrics.FIRST_TOKEN, self._progress - started)
-                        first = False
-                    metrics.count(metrics.GENERATED_TOKENS, len(piece.token_ids), stage="serve")
-                    yield piece
-        finally:
-            self._in_work -= 1
+    async def expand(self, query: str, options: ExpandOptions, call: Call) -> Expanded:
+        """A query's expansions. Raises InputError when the model cannot take it."""
+        plan = self._plan(query, options, call)
+        return self._finish(plan, await self._made(plan.jobs, call), call)
 
-    async def expand(self, query: str, options: ExpandOne | ExpandMany | SearchRequest, started: float) -> Expanded:
-        """A query's expansions; `started` is the request's arrival (time.perf_counter)."""
-        if self.skips(query, options):
-            return self._answer(query, (Expansion(query, "", query, "skip", 0, 0),), started, cached=False)
-        key = query, options.max_tokens, options.num_expansions
-        if known := self.cached(key):
-            return self._answer(query, known, started, cached=True)
-        several = [self._generate(query, self._decoding(options, i)) for i in range(options.num_expansions)]
-        # One is awaited as it is: a task of its own costs time.
-        expansions = (await several[0],) if len(several) == 1 else tuple(await asyncio.gather(*several))
-        return self._keep(key, query, expansions, started)
+    async def expand_many(self, options: ExpandMany, call: Call) -> ExpandedMany:
+        """Several queries at once, in their order. One that cannot be expanded gets an error, the others do not."""
+        plans: list[_Plan | InputError] = []
+        for query in options.queries:
+            plans.append(self._checked(query, options, call))
+            # Tokens of long queries take a while to count.
+            await asyncio.sleep(0)
+        parts = [part for plan in plans if isinstance(plan, _Plan) for part in plan.jobs]
+        made = iter(await self._made(parts, call))
+        results: list[Expanded | Failed] = []
+        for query, plan in zip(options.queries, plans, strict=True):
+            if isinstance(plan, _Plan):
+                results.append(self._finish(plan, [next(made) for _ in plan.jobs], call))
+                # So does writing thousands of expansions down.
+                await asyncio.sleep(0)
+            else:
+                results.append(Failed.of(query, plan))
+        return ExpandedMany(results=results, model=self.model, milliseconds=call.milliseconds)
 
-    async def expand_many(self, options: ExpandMany, started: float) -> ExpandedMany:
-        """Several queries at once, in their order."""
-        results = await asyncio.gather(*(self.expand(query, options, started) for query in options.queries))
-        milliseconds = round((time.perf_counter() - started) * 1000, 3)
-        return ExpandedMany(results=results, model=self.model, milliseconds=milliseconds)
-
-    async def stream(self, query: str, options: ExpandOne, started: float) -> AsyncGenerator[str | Expanded]:
+    async def stream(self, query: str, options: ExpandOptions, call: Call) -> AsyncGenerator[str | Expanded]:
         """New text as it is made, then the answer."""
-        key = query, options.max_tokens, options.num_expansions
-        if options.num_expansions > 1 or self.skips(query, options) or key in self._cache:
-            answer = await self.expand(query, options, started)
+        plan = self._plan(query, options, call, whole=False)
+        if len(plan.jobs) != 1:
+            answer = self._finish(plan, await self._made(plan.jobs, call), call)
             if answer.expansion:
                 yield answer.expansion
             yield answer
             return
-        metrics.count(metrics.CACHE, 1, outcome="miss")
-        async with aclosing(self._write(query, self._decoding(options, 0), whole=False)) as written:
+        await self.generator.admit(call.caller, [job for _, job in plan.jobs])
+        async with aclosing(self._write(*plan.jobs[0])) as written:
             async for new in written:
-                yield self._keep(key, query, (new,), started) if isinstance(new, Expansion) else new
+                yield self._finish(plan, [new], call) if isinstance(new, Expansion) else new
 
-    def skips(self, query: str, options: ExpandOne | ExpandMany | SearchRequest) -> bool:
+    def skips(self, query: str, options: ExpandOptions) -> bool:
         """The request or a rule says that this query needs no expansion."""
         rule = self.config.skip
         return (
@@ -120,18 +120,27 @@ class ExpandService:
             or (self._pattern is not None and self._pattern.search(query) is not None)
         )
 
-    def cached(self, key: tuple[str, int | None, int]) -> tuple[Expansion, ...] | None:
-        """A kept answer. Counted: the hit rate is a metric."""
-        known = self._cache.get(key)
-        metrics.count(metrics.CACHE, 1, outcome="miss" if known is None else "hit")
-        return known
+    def _checked(self, query: str, options: ExpandOptions, call: Call) -> "_Plan | InputError":
+        """As `_plan`, of a text of a batch, which need not be a query: what is wrong with it is returned."""
+        try:
+            return self._plan(_QUERY.validate_python(query), options, call)
+        except ValidationError as error:
+            return InputError(error.errors()[0]["msg"])
+        except InputError as error:
+            return error
 
-    def _keep(self, key: Any, query: str, expansions: tuple[Expansion, ...], started: float) -> Expanded:
-        if self.config.cache.size:
-            self._cache[key] = expansions
-        return self._answer(query, expansions, started, cached=False)
+    def _plan(self, query: str, options: ExpandOptions, call: Call, whole: bool = True) -> _Plan:
+        """What a query takes. Nothing has begun; InputError when it cannot be done."""
+        if self.skips(query, options):
+            return _Plan(query, (Expansion(query, "", query, "skip", 0, 0),))
+        key = call.caller, query, options.max_tokens, options.num_expansions
+        if known := self._cache.get(key):
+            return _Plan(query, known, cached=True)
+        decodings = [self._decoding(options, i) for i in range(options.num_expansions)]
+        jobs = self.generator.jobs(call.caller, self.recipe.prompt(query), decodings, whole)
+        return _Plan(query, key=key, jobs=[(query, job) for job in jobs])
 
-    def _decoding(self, options: ExpandOne | ExpandMany | SearchRequest, number: int) -> Decoding:
+    def _decoding(self, options: ExpandOptions, number: int) -> Decoding:
         settings = self.recipe.settings
         tokens = options.max_tokens or settings.max_tokens
         if number == 0:
@@ -139,30 +148,45 @@ class ExpandService:
         drawn = SampleConfig()
         return Decoding(tokens, drawn.temperature, drawn.top_k, drawn.top_p, settings.prompt.stop, seed=number)
 
-    async def _write(self, query: str, decoding: Decoding, whole: bool) -> AsyncGenerator[str | Expansion]:
+    async def _made(self, parts: list[tuple[str, Job]], call: Call) -> list[Expansion]:
+        """All expansions of one request."""
+        await self.generator.admit(call.caller, [job for _, job in parts])
+        # The same query may come several times.
+        distinct: dict[tuple[str, Job], int] = {}
+        places: list[int] = []
+        for part in parts:
+            places.append(distinct.setdefault(part, len(distinct)))
+            if len(places) % 1000 == 0:
+                await asyncio.sleep(0)
+        made = await together(self._generate, list(distinct), self.engine.places)
+        return [made[place] for place in places]
+
+    async def _write(self, query: str, job: Job) -> AsyncGenerator[str | Expansion]:
         """New text as it is made, then the expansion."""
         raw, reason = "", "length"
         ids: list[int] = []
-        prompt = self.recipe.prompt(query)
-        async with aclosing(self.pieces(prompt, decoding, whole)) as pieces:
+        async with aclosing(self.generator.pieces(job)) as pieces:
             async for piece in pieces:
                 raw, reason = raw + piece.text, piece.finish_reason or reason
                 ids += piece.token_ids
                 if piece.text:
                     yield piece.text
-        answer = self.recipe.reasoning.answer(prompt, raw, ids)
+        answer = self.recipe.reasoning.answer(job.prompt, raw, ids)
         yield self.recipe.expansion(query, answer, reason, len(ids), 0)
 
-    async def _generate(self, query: str, decoding: Decoding) -> Expansion:
-        async with aclosing(self._write(query, decoding, whole=True)) as written:
+    async def _generate(self, part: tuple[str, Job]) -> Expansion:
+        async with aclosing(self._write(*part)) as written:
             expansions = [new async for new in written if isinstance(new, Expansion)]
         return expansions[0]
 
-    def _answer(self, query: str, expansions: tuple[Expansion, ...], started: float, cached: bool) -> Expanded:
-        first, *others = expansions
+    def _finish(self, plan: _Plan, made: list[Expansion], call: Call) -> Expanded:
+        """The answer to a query, of what was known or is made; what is made is kept."""
+        if made:
+            self._cache.keep(plan.key, tuple(made))
+        first, *others = plan.known or made
         return Expanded.model_validate(
             {
-                "query": query,
+                "query": plan.query,
                 "expansion": first.text,
                 "composed": first.composed,
                 "num_tokens": first.num_tokens,
@@ -178,9 +202,9 @@ class ExpandService:
                     )
                     for other in others
                 ],
-                "cached": cached,
+                "cached": plan.cached,
                 "model": self.model,
-                "milliseconds": round((time.perf_counter() - started) * 1000, 3),
+                "milliseconds": call.milliseconds,
             }
         )
 

@@ -132,6 +132,8 @@ def test_what_the_service_says_is_passed_on(canned: Canned, url: str) -> None:
     with pytest.raises(InputError, match=r"504: .* smaller batch_size; it was 1"):
         ExpandQuery(url)(queries("gold"))
     with pytest.raises(InputError, match=r"422: queries\.1: too long\. .* the queries from 'gold' to 'xxx"):
+        ExpandQuery(url)(queries("gold", "x" * 25_000))
+    with pytest.raises(InputError, match=r"cannot expand the query 'xxx.*': too long\."):
         ExpandQuery(url)(queries("gold", "x" * 5_000))
     with pytest.raises(ConfigError, match=r"404: Not Found\. Give the address"):
         ExpandQuery(f"{url}/v1/expand")(queries("gold"))

@@ -144,9 +144,14 @@ class _Service:
         if not answer.ok:
             raise _refusal(answer, queries)
         try:
-            pairs = [(result["expansion"], result["composed"]) for result in answer.json()["results"]]
+            results = answer.json()["results"]
+            odd = next((result for result in results if "error" in result), None)
+            pairs = [] if odd else [(result["expansion"], result["composed"]) for result in results]
         except (ValueError, KeyError, TypeError):
-            pairs = []
+            odd, pairs = None, []
+        if odd:
+            said = odd["error"]["message"].rstrip(".")
+            raise InputError(f"{self._url} cannot expand the query {odd['query'][:60]!r}: {said}.")
         if len(pairs) != len(queries):
             raise ConfigError(f"{self._url} does not answer as aqe's service does. Is it the right address?")
         return pairs

@@ -1,5 +1,6 @@
 """From candidates to an aligned model, for a tiny model of each family: what is trained is what was drawn."""
 
+import asyncio
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from aqe.prefer.stage import PreferWorker
 from aqe.prompts import token_ids
 from aqe.run import Run
 from aqe.sample.engine import continuation
-from serve.engine import Decoding
+from serve.engine import Decoding, Job, Piece
 from serve.engine_transformers import TransformersServing
 from tests.tools.align import export
 from tests.tools.families import EACH, FAMILIES, FAST, families_root, make_family, one_thread  # noqa: F401
@@ -138,6 +139,10 @@ def test_what_is_trained_is_what_was_drawn(name: str, engine: str, root: Path, t
     assert again > len(made["dpo"]) / 2, "most texts have other tokens than those that were drawn"
 
 
+async def served(serving: TransformersServing, job: Job) -> list[Piece]:
+    return [piece async for piece in serving.stream(job, 0)]
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_serving_feeds_the_prompt_that_was_trained(name: str, root: Path) -> None:
     path = make_family(name, root)
@@ -150,7 +155,7 @@ def test_serving_feeds_the_prompt_that_was_trained(name: str, root: Path) -> Non
 
         trained = {row["qid"]: row["prompt_ids"] for row in made["rsft"]}
         for n, query in enumerate(QUERIES):
-            serving._generate([(recipe.prompt(query), Decoding(1))])
+            asyncio.run(served(serving, Job("", recipe.prompt(query), (), Decoding(1), whole=True)))
             assert fed.pop() == trained[f"{kind}-{n}"]
             assert not fed
 

@@ -13,9 +13,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from aqe.compose import compose
+from aqe.errors import InputError
 from serve import client
 from serve.client import Client
-from serve.schemas import Expanded, ExpandedMany, ExpandMany, ExpandOne, SearchRequest, error
+from serve.schemas import (
+    MAX_QUERY_CHARS,
+    Expanded,
+    ExpandedMany,
+    ExpandMany,
+    ExpandOne,
+    Failed,
+    SearchOne,
+    error,
+)
 from tests.tools.waiting import http_server
 
 EXPANSIONS = {"who wrote carmen?": "Georges Bizet", "gold": "a yellow metal", "opéra": "Ligne\u2028suivante, 音楽"}
@@ -43,13 +53,14 @@ class Canned:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return JSONResponse(error(401, "invalid_api_key", "Send a valid API key."), 401)
         if isinstance(body, ExpandMany):
-            results = [self.answer(query) for query in body.queries]
+            odd = InputError("too long")
+            results = [self.answer(q) if len(q) <= MAX_QUERY_CHARS else Failed.of(q, odd) for q in body.queries]
             return _json(ExpandedMany(results=results, model="canned", milliseconds=1))
         if body.stream:
             return StreamingResponse(iter(self.chunks), media_type="text/event-stream")
         return _json(self.answer(body.query))
 
-    async def search(self, body: SearchRequest) -> Response:
+    async def search(self, body: SearchOne) -> Response:
         hit = {"rank": 1, "docid": "d1", "score": 2.5, "title": None, "rank_other": 3, "terms": []}
         expanded = self.answer(body.query).model_dump()
         return JSONResponse({"expanded": expanded, "plain_hits": [hit], "expanded_hits": [hit | {"title": "Carmen"}]})
@@ -120,7 +131,9 @@ def test_a_busy_service_is_asked_again_when_it_says(canned: Canned, url: str) ->
 
 def test_a_refusal_has_the_services_words(canned: Canned, url: str) -> None:
     with pytest.raises(requests.HTTPError, match=r"422: queries\.1: too long"):
-        Client(url).expand_many(["a", "b" * 5_000])
+        Client(url).expand_many(["a", "b" * 25_000])
+    good, odd = Client(url).expand_many(["gold", "b" * 5_000])
+    assert good["expansion"] == "a yellow metal" and odd["error"]["message"] == "too long"
     with pytest.raises(requests.HTTPError, match="404: Not Found"):
         Client(f"{url}/page").expand("gold")
 

@@ -141,6 +141,36 @@ def test_more_work_than_allowed_is_refused_and_the_rest_is_done() -> None:
     assert http.get("/x").status_code == 200
 
 
+def test_one_keys_requests_do_not_close_the_door_to_another() -> None:
+    entered = threading.Semaphore(0)
+    going = threading.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        entered.release()
+        while not going.is_set():
+            await asyncio.sleep(0.01)
+        await echo(scope, receive, send)
+
+    mine, other = ({"authorization": f"Bearer {key}"} for key in (KEY, "another-key-of-length"))
+    http = guarded(slow, keys=(KEY, "another-key-of-length"), max_in_flight=3)
+    codes: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: codes.append(http.get("/x", headers=mine).status_code)) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+        entered.acquire()
+    assert http.get("/x", headers=mine).status_code == 503
+    threads.append(threading.Thread(target=lambda: codes.append(http.get("/x", headers=other).status_code)))
+    threads[-1].start()
+    assert entered.acquire(timeout=60)
+    assert http.get("/x", headers=other).status_code == 503
+    going.set()
+    for thread in threads:
+        thread.join()
+    assert codes == [200] * 4
+
+
 def test_an_answer_that_does_not_begin_in_time_is_given_up() -> None:
     stopped = threading.Event()
 

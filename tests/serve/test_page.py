@@ -172,7 +172,7 @@ def application(service: Service) -> FastAPI:
         return StreamingResponse(service.stream(body.query), media_type="text/event-stream")
 
     @app.post("/v1/search")
-    def search(body: schemas.SearchRequest) -> schemas.Searched:
+    def search(body: schemas.SearchOne) -> schemas.Searched:
         return service.searched(body.model_dump())
 
     app.mount("/page", StaticFiles(directory=PAGE))

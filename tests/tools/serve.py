@@ -6,10 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray.serve import context
-from ray.serve._private.common import DeploymentID, ReplicaID
-from ray.serve._private.config import DeploymentConfig
-from ray.serve.schema import ReplicaRank
 from starlette.testclient import TestClient
 
 from aqe.config.serve import ServeConfig
@@ -48,31 +44,15 @@ def client(
     """Its HTTP, seen from `address`."""
     app = Guard(make_api(made, searcher), Keys(keys), made.config.limits)
     # Inside `with` all requests share one event loop, which batches need.
-    with replica_context(), TestClient(app, client=(address, 50000), raise_server_exceptions=False) as http:
+    with TestClient(app, client=(address, 50000), raise_server_exceptions=False) as http:
         yield http
 
 
 @contextmanager
 def listening(app: Any) -> Iterator[str]:
     """The service behind a real HTTP server: its address."""
-    with replica_context(), http_server(app) as url:
+    with http_server(app) as url:
         yield url
-
-
-@contextmanager
-def replica_context() -> Iterator[None]:
-    """`@serve.batch` asks its replica how many requests it takes; here is none."""
-    context._set_internal_replica_context(
-        replica_id=ReplicaID("one", DeploymentID("Expander", "test")),
-        servable_object=None,
-        _deployment_config=DeploymentConfig(max_ongoing_requests=1024),
-        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
-        world_size=1,
-    )
-    try:
-        yield
-    finally:
-        context._INTERNAL_REPLICA_CONTEXT = None
 
 
 def run(coroutine: Any) -> Any:

@@ -11,10 +11,12 @@ from aqe.config.sample import EngineConfig
 
 
 class CacheConfig(Config):
-    """Answers that a replica keeps for repeated queries."""
+    """Answers that a replica keeps for repeated queries of the same API key."""
 
     size: int = Field(default=10_000, ge=0)
     """Answers that are kept at most. 0 keeps none."""
+    max_bytes: int = Field(default=64 << 20, ge=1024)
+    """Memory that they take at most."""
     ttl_s: float = Field(default=3600, gt=0)
     """Seconds that an answer is kept."""
 
@@ -41,16 +43,30 @@ class LimitsConfig(Config):
     """What one replica accepts before it refuses."""
 
     max_in_flight: int = Field(default=256, ge=1)
-    """Requests in work or waiting. More are answered with 503 and Retry-After."""
+    """Requests in work or waiting. More are answered with 503 and Retry-After, except for a key that has none in work."""
     request_timeout_s: float = Field(default=30, gt=0)
     """Seconds until an answer must have begun. After that, the request is answered with 504."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Requests per minute of one API key, or of one address if there are no keys. More are answered with 429. `null`
     means no limit."""
+    max_request_tokens: int = Field(default=131_072, ge=1)
+    """Tokens that one request may make: its sequences (queries or prompts, times their expansions) times the tokens of
+    each. More is answered with 422."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """The same for all requests of one API key (or address) in a minute. More is answered with 429. `null` means no
+    limit."""
+    beside_others: float = Field(default=0.25, gt=0, le=1)
+    """Share of the engine's batch (`engine.max_batch`) that one API key may fill while others ask too. Alone it may fill
+    all of it. Sequences slow each other down, so a small share keeps the others quick, and a large one is more
+    throughput."""
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     """Bytes of a request body. Longer ones are answered with 413."""
+    body_timeout_s: float = Field(default=10, gt=0)
+    """Seconds in which a request's body must have arrived whole. After that, the request is answered with 408. Until
+    then it takes no place of `max_in_flight`."""
     stuck_after_s: float = Field(default=60, gt=0)
-    """Seconds after which an engine that has work and makes no token counts as dead. Its replica is replaced."""
+    """Seconds after which an engine that has work and makes no step counts as dead. Its replica is replaced. Every token
+    of any request is a step, whether it is sent at once or not."""
 
 
 class SearchConfig(Config):

@@ -97,6 +97,18 @@ def tokens_of(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence[int
     return count
 
 
+class Watch(Protocol):
+    """Looks on between the steps of decoding, from the thread that decodes."""
+
+    def step(self) -> None:
+        """Every sequence of a batch has got a token."""
+        ...
+
+    def wanted(self, request: int) -> bool:
+        """Whether anybody still waits for a request, by its place. If not, its candidates end as they are."""
+        ...
+
+
 class Engine(Protocol):
     """Generates one closed batch at a time, in this process.
 

@@ -7,7 +7,7 @@ the batch, and the cut to the top k comes before the softmax.
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from aqe.config.sample import EngineConfig
 from aqe.endings import end_ids
 from aqe.prompts import token_ids
 from aqe.reasoning import Reasoning
-from aqe.sample.engine import Generated, Request, Sampling, continuation, precision, refusal, tokens_of
+from aqe.sample.engine import Generated, Request, Sampling, Watch, continuation, precision, refusal, tokens_of
 
 _PREFILL_TOKENS = 32_768
 """Prompt tokens computed together, padding included: bounds the memory of long prompts."""
@@ -123,7 +123,7 @@ class TransformersEngine:
         return ((name, self.generate(requests)) for name, requests in batches)
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[Request]) -> list[list[Generated] | str]:
+    def generate(self, requests: Sequence[Request], watch: Watch | None = None) -> list[list[Generated] | str]:
         """See `Engine.generate`. Draws depend on a request's seed, candidate and step alone."""
         self.prompt_tokens = Counter()
         prompts = [self._encode(request.prompt) for request in requests]
@@ -131,7 +131,17 @@ class TransformersEngine:
         served = {i: p for i, p in enumerate(prompts) if not isinstance(p, str)}
         for group in self._groups(served):
             ids = [served[i] for i in group]
-            for place, rows in enumerate(self._candidates(ids, [requests[i] for i in group])):
+            of_group = [requests[i] for i in group]
+
+            def look(rows: list[_Row], group: list[int] = group) -> None:
+                if watch is None:
+                    return
+                watch.step()
+                for row in rows:
+                    if row.finish is None and not watch.wanted(group[row.prompt]):
+                        row.finish = "length"
+
+            for place, rows in enumerate(self._candidates(ids, of_group, look)):
                 results[group[place]] = [self._finished(requests[group[place]].prompt, row) for row in rows]
         asked = sum(len(ids) * requests[i].num_samples for i, ids in served.items())
         self.prompt_tokens["cached"] = asked - self.prompt_tokens["computed"]
@@ -154,8 +164,10 @@ class TransformersEngine:
         if group:
             yield group
 
-    def _candidates(self, prompts: list[list[int]], requests: list[Request]) -> list[list[_Row]]:
-        """All candidates of a group of prompts, in batches of equal size."""
+    def _candidates(
+        self, prompts: list[list[int]], requests: list[Request], look: Callable[[list[_Row]], None]
+    ) -> list[list[_Row]]:
+        """All candidates of a group of prompts, in batches of equal size, whose rows `look` sees after each step."""
         prefilled, logits, mask = self._prefill(prompts)
         zero, first = self.sampling.temperature == 0, self.sampling.include_greedy
         candidates = [
@@ -171,7 +183,7 @@ class TransformersEngine:
             # The prompts' cache is small: it is copied before the expansion, not after.
             cache = copy.deepcopy(prefilled)
             cache.layers = [_RoomyLayer.around(x) if type(x) is DynamicLayer else x for x in cache.layers]
-            self._decode(rows[start : start + size], uniform[start : start + size], cache, logits, mask)
+            self._decode(rows[start : start + size], uniform[start : start + size], cache, logits, mask, look)
         return candidates
 
     def _prefill(self, prompts: list[list[int]]) -> tuple[Any, torch.Tensor, torch.Tensor]:
@@ -208,7 +220,13 @@ class TransformersEngine:
         return None if self._windowed else copy.deepcopy(self._prefix[1])
 
     def _decode(
-        self, rows: list[_Row], uniform: torch.Tensor, cache: Any, logits: torch.Tensor, mask: torch.Tensor
+        self,
+        rows: list[_Row],
+        uniform: torch.Tensor,
+        cache: Any,
+        logits: torch.Tensor,
+        mask: torch.Tensor,
+        look: Callable[[list[_Row]], None],
     ) -> None:
         """Continue `rows` to their ends, from the prompts' `cache`, `logits` (prompts, vocabulary) and `mask`."""
         index = torch.tensor([row.prompt for row in rows], device=self.device)
@@ -219,6 +237,7 @@ class TransformersEngine:
             tokens, logprobs = self._pick(logits.float(), rows, uniform[:, step])
             for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
                 self._add(row, token, logprob)
+            look(rows)
             live = [i for i, row in enumerate(rows) if row.finish is None]
             if not live:
                 return
