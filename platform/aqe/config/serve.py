@@ -43,7 +43,7 @@ class LimitsConfig(Config):
     """What one replica accepts before it refuses."""
 
     max_in_flight: int = Field(default=256, ge=1)
-    """Requests in work or waiting. More are answered with 503 and Retry-After, except for a key that has none in work."""
+    """Requests in work or waiting. More are answered with 503 and Retry-After, but not a key that has none in work."""
     request_timeout_s: float = Field(default=30, gt=0)
     """Seconds until an answer must have begun. After that, the request is answered with 504."""
     requests_per_minute: int | None = Field(default=None, ge=1)
@@ -56,8 +56,8 @@ class LimitsConfig(Config):
     """The same for all requests of one API key (or address) in a minute. More is answered with 429. `null` means no
     limit."""
     beside_others: float = Field(default=0.25, gt=0, le=1)
-    """Share of the engine's batch (`engine.max_batch`) that one API key may fill while others ask too. Alone it may fill
-    all of it. Sequences slow each other down, so a small share keeps the others quick, and a large one is more
+    """Share of the engine's batch (`engine.max_batch`) that one API key may fill while others ask too. Alone it may
+    fill all of it. Sequences slow each other down: a small share keeps the others quick, a large one gives more
     throughput."""
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     """Bytes of a request body. Longer ones are answered with 413."""
@@ -65,8 +65,8 @@ class LimitsConfig(Config):
     """Seconds in which a request's body must have arrived whole. After that, the request is answered with 408. Until
     then it takes no place of `max_in_flight`."""
     stuck_after_s: float = Field(default=60, gt=0)
-    """Seconds after which an engine that has work and makes no step counts as dead. Its replica is replaced. Every token
-    of any request is a step, whether it is sent at once or not."""
+    """Seconds after which an engine that has work and makes no step counts as dead. Its replica is replaced. Every
+    token of any request is a step, whether it is sent at once or not."""
 
 
 class SearchConfig(Config):
