@@ -215,7 +215,7 @@ def test_paths_are_read_from_the_configurations_own_place(tmp_path: Path, monkey
 def test_small_sets_what_is_not_typed(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "corpus: {format: jsonl, path: c.jsonl}\nmodel: {source: org/large, revision: main}\n"
-        "queries: {format: jsonl, path: q.jsonl, split: {train: 0.8, dev: 0.1, test: 0.1}}\n"
+        "queries: {all: {format: jsonl, path: q.jsonl}, split: {train: 0.8, dev: 0.1, test: 0.1}}\n"
         "sample: {num_samples: 50, temperature: 0.7}\n"
     )
     asked = Asked(str(tmp_path / "mine.yaml"), ("sample.max_tokens=16",), small=True)
