@@ -225,9 +225,14 @@ def test_small_sets_what_is_not_typed(tmp_path: Path) -> None:
     assert config.queries.all.limit == QUERIES  # type: ignore[union-attr]
     assert replace(asked, limit=7).load().queries.all.limit == 7  # type: ignore[union-attr]
     assert asked.options == ["--config", asked.config, "--set", "sample.max_tokens=16", "--small"]
-    large = replace(asked, small=False, limit=9, base_dir=tmp_path)
+    large = replace(asked, overrides=("align.seed=1",), small=False, limit=9, base_dir=tmp_path)
     assert large.load().model.source == "org/large" and large.smaller == replace(large, small=True)
     assert large.options[-4:] == ["--base-dir", str(tmp_path), "--limit", "9"]
+    # What would make it larger again is left out: keys that it sets, those below and above them, and a higher limit.
+    typed = ("sample.num_samples=50", "model.source=x", "sample={}", "evaluate.seed=1")
+    assert replace(large, overrides=typed, limit=QUERIES + 1).smaller == replace(
+        large, overrides=("evaluate.seed=1",), limit=None, small=True
+    )
 
 
 def test_config_imports_nothing_heavy() -> None:
