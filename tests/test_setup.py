@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.small_project import ROOT
-
-SCRIPT = ROOT / "requirements" / "setup.sh"
+SCRIPT = Path(__file__).parents[1] / "requirements" / "setup.sh"
 #: It writes down how it is called, finds the Pythons that $HERE names, and makes an environment of a stand-in.
 UV = r"""#!/bin/bash
 echo "$*" >> uv.log

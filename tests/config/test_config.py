@@ -215,7 +215,7 @@ def test_paths_are_read_from_the_configurations_own_place(tmp_path: Path, monkey
 def test_small_sets_what_is_not_typed(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "corpus: {format: jsonl, path: c.jsonl}\nmodel: {source: org/large, revision: main}\n"
-        "queries: {format: jsonl, path: q.jsonl, split: {train: 0.8, dev: 0.1, test: 0.1}}\n"
+        "queries: {all: {format: jsonl, path: q.jsonl}, split: {train: 0.8, dev: 0.1, test: 0.1}}\n"
         "sample: {num_samples: 50, temperature: 0.7}\n"
     )
     asked = Asked(str(tmp_path / "mine.yaml"), ("sample.max_tokens=16",), small=True)
@@ -225,9 +225,14 @@ def test_small_sets_what_is_not_typed(tmp_path: Path) -> None:
     assert config.queries.all.limit == QUERIES  # type: ignore[union-attr]
     assert replace(asked, limit=7).load().queries.all.limit == 7  # type: ignore[union-attr]
     assert asked.options == ["--config", asked.config, "--set", "sample.max_tokens=16", "--small"]
-    large = replace(asked, small=False, limit=9, base_dir=tmp_path)
+    large = replace(asked, overrides=("align.seed=1",), small=False, limit=9, base_dir=tmp_path)
     assert large.load().model.source == "org/large" and large.smaller == replace(large, small=True)
     assert large.options[-4:] == ["--base-dir", str(tmp_path), "--limit", "9"]
+    # What would make it larger again is left out: keys that it sets, those below and above them, and a higher limit.
+    typed = ("sample.num_samples=50", "model.source=x", "sample={}", "evaluate.seed=1")
+    assert replace(large, overrides=typed, limit=QUERIES + 1).smaller == replace(
+        large, overrides=("evaluate.seed=1",), limit=None, small=True
+    )
 
 
 def test_config_imports_nothing_heavy() -> None:

@@ -36,8 +36,11 @@ class Asked:
 
     @property
     def smaller(self) -> "Asked":
-        """The same with `--small`."""
-        return replace(self, small=True)
+        """The same with `--small`, without what would make it larger again."""
+        keys = tuple(one.partition("=")[0] for one in SMALL)
+        kept = [one for one in self.overrides if not any(_below(one.partition("=")[0], key) for key in keys)]
+        limit = self.limit if self.limit is not None and self.limit <= QUERIES else None
+        return replace(self, overrides=tuple(kept), limit=limit, small=True)
 
     @property
     def options(self) -> list[str]:
@@ -54,3 +57,8 @@ class Asked:
             overrides, limit = (*SMALL, *overrides), limit or QUERIES
         config = load_config(self.config, overrides, self.base_dir)
         return config if limit is None else limited(config, limit)
+
+
+def _below(key: str, other: str) -> bool:
+    """Whether one of two keys is the other, or a part of it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
