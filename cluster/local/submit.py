@@ -103,9 +103,12 @@ def _run(job: str, asked: "Asked", debug: bool, run_dir: Path) -> int:
         with ray_head() as head:
             screen.show(
                 f"Ray is up after {time.monotonic() - started:.0f} s, dashboard {head.address} "
-                f"(token in {head.env['RAY_AUTH_TOKEN_PATH']}).\n"
+                f"(token in {head.env['RAY_AUTH_TOKEN_PATH']})."
+            )
+            screen.show(
                 f"$ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/{job}.py "
-                + shlex.join(options)
+                + shlex.join(options),
+                "dim",
             )
             submit(head, job, options, "aqe", {FOLLOWED: screen.mode})
             return follow(job_client(head), "aqe", screen)

@@ -272,7 +272,7 @@ def told(title: str, artifact: Artifact) -> Iterator[tuple[int, dict[str, float]
 
     Names are `stage/value`; a stage is its title in letters, digits and `_`, which every tracker takes.
     """
-    stage = re.sub(r"\W+", "_", title).strip("_")
+    stage = re.sub(r"\W+", "_", title.replace("'", "")).strip("_")
     curves = artifact.path / "curves.parquet"
     last = 0
     if curves.exists():

@@ -125,7 +125,9 @@ class Screen:
         elif line.state == "found":
             self.show(f"· {line}", "dim")
         else:
-            self._console.print(Text.assemble(("✓ ", "green"), (line.stage, "bold"), f"  {line.about}"), soft_wrap=True)
+            took, comma, cost = line.about.partition(", ")
+            text = Text.assemble(("✓ ", "green"), (line.stage, "bold"), f"  {took}", (f"{comma}{cost}", "dim"))
+            self._console.print(text, soft_wrap=True)
 
     def _other(self, line: str) -> None:
         shown = PREFIX.sub("", line).rstrip()
