@@ -122,6 +122,7 @@ def test_composition(here: Path, answer: str, settings: dict[str, Any]) -> None:
         assert page["compose"](query, answer) == recipe.expansion(query, answer, "stop", 0, 0).composed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
 def test_vllm_gives_what_expander_gives(here: Path) -> None:
     CASES["few_shot"]()
@@ -137,7 +138,7 @@ def test_vllm_gives_what_expander_gives(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
-def test_vllms_server_gives_what_expander_gives(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllms_server_gives_what_expander_gives(here: Path) -> None:
     # Its generation settings ask for a repetition penalty, which the server must be told to leave alone.
     tiny(PROMPTS["passage"], max_tokens=40)
     (command,) = blocks("vLLM", "")
