@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -140,13 +141,17 @@ def test_vllm_gives_what_expander_gives(here: Path) -> None:
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
 def test_vllms_server_gives_what_expander_gives(here: Path) -> None:
     # Its generation settings ask for a repetition penalty, which the server must be told to leave alone.
-    tiny(PROMPTS["passage"], max_tokens=40)
+    smollm2(ExpanderSettings(prompt=PROMPTS["definition_few_shot"], query_weight=2, max_tokens=10))
+    (Path(MODEL) / "generation_config.json").unlink()
+    GenerationConfig(repetition_penalty=2.0, eos_token_id=2).save_pretrained(MODEL)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     (command,) = blocks("vLLM", "")
     program = str(Path(sys.executable).parent / "vllm")
     arguments = shlex.split(command.replace("\\\n", ""))
     assert arguments[0] == "vllm"
-    arguments += ["--port", "8123", "--enforce-eager"]
-    arguments[arguments.index("--max-model-len") + 1] = "256"
+    arguments += ["--port", str(port), "--enforce-eager"]
     env = os.environ | vllm_env(EngineConfig(), use_gpu=False) | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with (
         open("vllm.log", "w") as log,
@@ -154,10 +159,10 @@ def test_vllms_server_gives_what_expander_gives(here: Path) -> None:
     ):
         try:
             until(
-                lambda: server.poll() is not None or httpx.get("http://127.0.0.1:8123/health").is_success,
+                lambda: server.poll() is not None or httpx.get(f"http://127.0.0.1:{port}/health").is_success,
                 lambda: Path("vllm.log").read_text()[-3000:],
             )
-            code = blocks("vLLM")[1].replace(":8000", ":8123")
+            code = blocks("vLLM")[1].replace(":8000", f":{port}")
             names = run("Prompt and composition", query=QUERIES[0])
             with contextlib.redirect_stdout(io.StringIO()) as said:
                 exec(code, names)
