@@ -40,7 +40,8 @@ HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 def blocks(section: str, language: str = "python") -> list[str]:
     """The code that a section shows."""
-    return re.findall(rf"^```{language}\n(.*?)^```", SECTIONS[section], re.DOTALL | re.MULTILINE)
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", SECTIONS[section], re.DOTALL | re.MULTILINE)
+    return [code for its_language, code in every if its_language == language]
 
 
 def run(section: str, number: int = 0, **given: Any) -> dict[str, Any]:
