@@ -149,20 +149,20 @@ def test_vllms_server_gives_what_expander_gives(here: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (command,) = blocks("vLLM", "")
-    program = str(Path(sys.executable).parent / "vllm")
-    arguments = shlex.split(command.replace("\\\n", ""))
-    assert arguments[0] == "vllm"
+    python, *arguments = shlex.split(command.replace("\\\n", ""))
+    assert python == "python"
     arguments += ["--port", str(port), "--enforce-eager"]
     env = os.environ | vllm_env(EngineConfig(), use_gpu=False) | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with (
         open("vllm.log", "w") as log,
-        subprocess.Popen([program, *arguments[1:]], env=env, stdout=log, stderr=log) as server,
+        subprocess.Popen([sys.executable, *arguments], env=env, stdout=log, stderr=log) as server,
     ):
         try:
             until(
                 lambda: server.poll() is not None or httpx.get(f"http://127.0.0.1:{port}/health").is_success,
                 lambda: Path("vllm.log").read_text()[-3000:],
             )
+            assert server.poll() is None, Path("vllm.log").read_text()[-3000:]
             code = blocks("vLLM")[1].replace(":8000", f":{port}")
             names = run("Prompt and composition", query=QUERIES[0])
             with contextlib.redirect_stdout(io.StringIO()) as said:
