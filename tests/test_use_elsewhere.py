@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 def blocks(section: str, language: str = "python") -> list[str]:
     """The code that a section shows."""
-    return re.findall(rf"^```{language}\n(.*?)^```", SECTIONS[section], re.DOTALL | re.MULTILINE)
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", SECTIONS[section], re.DOTALL | re.MULTILINE)
+    return [code for its_language, code in every if its_language == language]
 
 
 def run(section: str, number: int = 0, **given: Any) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def test_composition(here: Path, answer: str, settings: dict[str, Any]) -> None:
         assert page["compose"](query, answer) == recipe.expansion(query, answer, "stop", 0, 0).composed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
 def test_vllm_gives_what_expander_gives(here: Path) -> None:
     CASES["few_shot"]()
@@ -137,26 +140,30 @@ def test_vllm_gives_what_expander_gives(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
-def test_vllms_server_gives_what_expander_gives(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllms_server_gives_what_expander_gives(here: Path) -> None:
     # Its generation settings ask for a repetition penalty, which the server must be told to leave alone.
-    tiny(PROMPTS["passage"], max_tokens=40)
+    smollm2(ExpanderSettings(prompt=PROMPTS["definition_few_shot"], query_weight=2, max_tokens=10))
+    (Path(MODEL) / "generation_config.json").unlink()
+    GenerationConfig(repetition_penalty=2.0, eos_token_id=2).save_pretrained(MODEL)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     (command,) = blocks("vLLM", "")
-    program = str(Path(sys.executable).parent / "vllm")
-    arguments = shlex.split(command.replace("\\\n", ""))
-    assert arguments[0] == "vllm"
-    arguments += ["--port", "8123", "--enforce-eager"]
-    arguments[arguments.index("--max-model-len") + 1] = "256"
+    python, *arguments = shlex.split(command.replace("\\\n", ""))
+    assert python == "python"
+    arguments += ["--port", str(port), "--enforce-eager"]
     env = os.environ | vllm_env(EngineConfig(), use_gpu=False) | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with (
         open("vllm.log", "w") as log,
-        subprocess.Popen([program, *arguments[1:]], env=env, stdout=log, stderr=log) as server,
+        subprocess.Popen([sys.executable, *arguments], env=env, stdout=log, stderr=log) as server,
     ):
         try:
             until(
-                lambda: server.poll() is not None or httpx.get("http://127.0.0.1:8123/health").is_success,
+                lambda: server.poll() is not None or httpx.get(f"http://127.0.0.1:{port}/health").is_success,
                 lambda: Path("vllm.log").read_text()[-3000:],
             )
-            code = blocks("vLLM")[1].replace(":8000", ":8123")
+            assert server.poll() is None, Path("vllm.log").read_text()[-3000:]
+            code = blocks("vLLM")[1].replace(":8000", f":{port}")
             names = run("Prompt and composition", query=QUERIES[0])
             with contextlib.redirect_stdout(io.StringIO()) as said:
                 exec(code, names)
