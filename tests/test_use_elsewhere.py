@@ -221,7 +221,7 @@ def frameworks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     where = tmp_path_factory.mktemp("frameworks")
     subprocess.run([sys.executable, "-m", "venv", where], check=True)
-    command = [where / "bin" / "pip", "install", "--quiet", "langchain-core", "llama-index-core"]
+    command = [str(where / "bin" / "pip"), "install", "--quiet", "langchain-core", "llama-index-core"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no package index answers here: {done.stderr.strip().splitlines()[-1]}")
@@ -285,6 +285,6 @@ def test_a_retriever_of_a_framework_searches_with_the_expansion(
     (code,) = blocks(framework)
     assert len(code.strip().splitlines()) <= 12
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [frameworks, "-c", GIVEN + code + USED[framework]]
+    command = [str(frameworks), "-c", GIVEN + code + USED[framework]]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
