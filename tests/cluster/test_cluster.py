@@ -22,6 +22,7 @@ CHECKED = {
     "serve/*.yaml": "tests/serve/test_config.py",
     "cluster/kuberay/*.yaml": "test_kuberay.py",
     "cluster/observability/*.yaml": "test_observability.py",
+    "examples/beir/*.yaml": "tests/test_examples.py",
     "mkdocs.yml": "test_the_website_shows_every_page",  # and `make site`, which is strict
 }
 
