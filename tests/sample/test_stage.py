@@ -24,7 +24,7 @@ def judged(run: Run) -> Artifact:
         write_parquet(pa.table(queries), out / "queries.parquet")
         return {}
 
-    return run.make("judge_queries", config={}, inputs={}, build=build)
+    return run.make("judge_queries", config={"split": "test"}, inputs={}, build=build)
 
 
 def asked(run: Run, models: list[Path]) -> list[Asked]:
