@@ -92,9 +92,9 @@ def beir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def commands(verb: str) -> list[list[str]]:
     """The arguments of the recipe's commands `aqe VERB`."""
     shell = "".join(re.findall(r"^```\n(.*?)^```", RECIPE, re.DOTALL | re.MULTILINE)).replace("\\\n", "")
-    found = [shlex.split(line) for line in shell.splitlines() if f" -m aqe {verb} " in line]
-    assert found and all(words[:3] == ["../../.venv/bin/python", "-m", "aqe"] for words in found)
-    return [words[3:] for words in found]
+    found = [shlex.split(line) for line in shell.splitlines() if f"/aqe {verb} " in line]
+    assert found and all(words[0] == "../../.venv/bin/aqe" for words in found)
+    return [words[1:] for words in found]
 
 
 #: The tokens of the tiny tokenizer, which stands for that of the hub's model, are characters.
@@ -106,7 +106,7 @@ def test_check_accepts_the_recipe(beir: Path) -> None:
     done = CliRunner().invoke(app, [*command, *SMALL])
     assert done.exit_code == 0, done.output
     assert "train 24, dev 6, test 10 queries at most" in done.output and "one H100: " in done.output
-    assert f"artifacts lie in {beir / 'runs' / 'nfcorpus'}" in done.output
+    assert f"a run writes its artifacts to {beir / 'runs' / 'nfcorpus'}" in done.output
 
 
 def test_check_refuses_a_folder_without_the_split(beir: Path) -> None:
