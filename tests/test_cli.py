@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,9 +143,12 @@ def test_expand_prints_expansion_and_query(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rate", "line"), [({"ranks_per_second": 9.5}, "3 ranks, 9.5 ranks/s, r"), ({}, "3 ranks, r")])
 def test_a_resumed_ranking_has_no_rate(monkeypatch: pytest.MonkeyPatch, rate: dict[str, float], line: str) -> None:
     ranks = SimpleNamespace(stats={"ranks": 3, **rate}, path=Path("r"))
-    monkeypatch.setattr(cli, "checked", lambda *_: (None, None))
+    configured = SimpleNamespace(run_dir=Path("runs/demo"))
+    monkeypatch.setattr(cli, "checked", lambda *_: (configured, None))
     monkeypatch.setattr(cli, "_connect", lambda: None)
-    made: Any = SimpleNamespace(Pipeline=lambda _: SimpleNamespace(ranks=lambda: ranks))
+    made: Any = SimpleNamespace(
+        Pipeline=lambda _: SimpleNamespace(run=SimpleNamespace(trackers=nullcontext()), ranks=lambda: ranks)
+    )
     monkeypatch.setitem(sys.modules, "aqe.pipeline", made)
     with patch.dict(os.environ):
         done = CliRunner().invoke(cli.app, ["rank", "--config", "demo"])
