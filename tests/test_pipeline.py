@@ -237,6 +237,7 @@ def test_another_beta_trains_dpo_again_and_nothing_else(
             shutil.rmtree(path)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_changes_no_row(undisturbed: tuple[Path, str], project: Path, home: Path) -> None:
     whole, _ = undisturbed
     root = project / "again" / "mine"

@@ -25,6 +25,7 @@ from tests.faults.work import (
 from tests.tools.waiting import until
 
 
+@pytest.mark.faults
 def test_cpu_node_killed_during_ranking(tmp_path: Path) -> None:
     """The other node ranks what is left, the lost one's units too. By Lucene: no half minute to compile loops in."""
     work = write_work(tmp_path, "rank_expansions", 80, "rank.engine=lucene")
