@@ -22,7 +22,7 @@ $(UV):
 	  rm -rf .tool && uv venv -q .tool && uv pip install -q --python .tool $(PINNED) || \
 	  { rm -rf .tool; echo "make setup needs a Python 3 with venv (apt-get install python3-venv), or uv."; exit 2; }; fi
 
-demo: setup  ## the whole loop at small counts (13 minutes on 2 cores, 8 GB of memory)
+demo: setup  ## the whole loop at small counts (6 minutes on 2 cores, 8 GB of memory)
 	@$(PY) -m cluster.local.submit --config demo
 
 quickstart: setup  ## the whole loop with counts large enough for a result (some 90 minutes on 2 cores); resumes

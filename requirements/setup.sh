@@ -71,7 +71,7 @@ wanted=$(stamp "$lock")
 echo "$why: installing $lock, Python $version${fetch:+, which uv fetches}."
 if [ "$installed" = none ] && [ "$accelerator" = cpu ]; then
   echo "First set-up: 1.6 GB of packages to fetch, 4 GB of disk below this directory, 2 minutes with a fast network."
-  echo "The demo after it: 8 GB of memory, 2 GB of disk, about 13 minutes on two cores."
+  echo "The demo after it: 8 GB of memory, 2 GB of disk, some 6 minutes on two cores."
 fi
 [ "$(uname -sm)" = "Linux x86_64" ] || echo "The locks are made for Linux on x86_64; on $(uname -sm) nobody has tried them."
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 NEEDS = {
-    "demo": "about 13 minutes on 2 cores, 8 GB of memory, 2 GB of disk below runs/",
+    "demo": "some 6 minutes on 2 cores, 8 GB of memory, 2 GB of disk below runs/",
     "quickstart": "some 90 minutes on 2 cores, 10 GB of memory, 3 GB of disk below runs/; interrupted, it resumes",
     "results_quickstart": "some 2.7 hours on 2 cores, 10 GB of memory, 10 GB of disk; interrupted, it resumes",
     "wiki": "some 2.5 hours on 2 cores (estimated), 12 GB of memory, 12 GB of disk; interrupted, it resumes",
