@@ -129,7 +129,8 @@ def step(root: Path, stage: str) -> int:
         return 0
     for path in root.glob(f"{stage}-*/checkpoints/progress.json"):
         with contextlib.suppress(FileNotFoundError):
-            return int(json.loads(path.read_text())["step"])
+            # An attempt that begins says what it is doing; steps come later.
+            return int(json.loads(path.read_text()).get("step", 0))
     return 0
 
 
