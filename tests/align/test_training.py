@@ -193,7 +193,7 @@ class Killer(threading.Thread):
         while not self.given_up.wait(0.01):
             if not progress.exists() or len(list(self.storage.glob("*/checkpoint_*"))) == 0:
                 continue
-            step = json.loads(progress.read_text())["step"]
+            step = json.loads(progress.read_text()).get("step", 0)
             if step < 5:
                 continue
             workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline())]
