@@ -363,8 +363,8 @@ def blocks(page: str) -> list[str]:
 
 def test_the_configurations_on_pages_are_valid() -> None:
     (mine,) = blocks("README.md")
-    page, small = blocks("docs/own-corpus.md")
+    (page,) = blocks("docs/own-corpus.md")
     assert page == mine, "README.md and docs/own-corpus.md show the same mine.yaml"
     (own,) = blocks("docs/prompts.md")
-    for changes in (small, own):
+    for changes in ("{}", own):
         PipelineConfig.model_validate({"name": "mine"} | yaml.safe_load(mine) | yaml.safe_load(changes))
