@@ -145,7 +145,7 @@ def test_a_resumed_ranking_has_no_rate(monkeypatch: pytest.MonkeyPatch, rate: di
     ranks = SimpleNamespace(stats={"ranks": 3, **rate}, path=Path("r"))
     configured = SimpleNamespace(run_dir=Path("runs/demo"))
     monkeypatch.setattr(cli, "checked", lambda *_: (configured, None))
-    monkeypatch.setattr(cli, "_connect", lambda: None)
+    monkeypatch.setattr(cli, "connect", lambda: None)
     made: Any = SimpleNamespace(
         Pipeline=lambda _: SimpleNamespace(run=SimpleNamespace(trackers=nullcontext()), ranks=lambda: ranks)
     )

@@ -38,18 +38,20 @@ MAY_KNOW = {
     "compiled": "artifact storage",
     "nodes": "errors",
     "smollm2": "errors",
-    "base_model": "artifact config errors smollm2 storage",
+    "model_files": "errors",
+    "base_model": "artifact config errors model_files smollm2 storage",
     # What every stage gets, and the pools that most use.
     "titles": "artifact",
     "track": "artifact config errors observe",
     "run": "artifact config dead_letters errors nodes observe titles track",
     "units": "artifact errors",
-    "pools": "artifact dead_letters errors observe records run storage units",
+    "actor": "artifact errors observe records storage units",
+    "pools": "actor dead_letters errors observe run units",
     # The stages, in the order of the loop. `impacts` is the engine of exact gold ranks.
     "index": "artifact compiled config errors nodes observe run storage",
     "corpus": "artifact config dead_letters errors index nodes observe prompts records run storage",
     "impacts": "artifact compiled config errors index ranker",
-    "sample": "artifact base_model compose config endings errors malloc nodes observe pools prompts reasoning records run storage units",
+    "sample": "artifact base_model compose config endings errors malloc model_files nodes observe pools prompts reasoning records run storage units",
     "rank": "artifact compiled compose config errors impacts index nodes observe pools ranker records run units",
     "synthetic": "artifact base_model compose config corpus errors nodes prompts rank records run sample",
     "prefer": "artifact base_model compose config endings errors nodes pools prompts records run storage units",
@@ -69,7 +71,8 @@ MAY_KNOW = {
     "advice": "config cost machine sizes smollm2",
     "doctor": "align config cost errors machine nodes sample sizes smollm2",
     "clean": "align artifact chain errors mend observe runs sizes storage",
-    "cli": "__init__ advice base_model check clean comparison config cost doctor errors exits machine mend observe pipeline report runs smollm2",
+    "connection": "errors exits observe",
+    "cli": "__init__ advice base_model check clean comparison config connection cost doctor errors exits machine mend observe pipeline report runs smollm2",
     "__main__": "cli",
 }  # fmt: skip
 

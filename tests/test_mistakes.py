@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aqe import Expander, cli
+from aqe.connection import connect
 from aqe.errors import KINDS, AqeError, DataError, InputError
 from aqe.exits import quietly
 from tests.test_cli import called
@@ -299,7 +300,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setenv("RAY_ADDRESS", "nowhere:6379")
     with patch.dict(os.environ), pytest.raises(SystemExit) as ended, quietly():
-        cli._connect()
+        connect()
     assert ended.value.code == 4
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("DependencyError: no Ray cluster answers") and "nowhere:6379" in line

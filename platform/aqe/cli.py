@@ -15,9 +15,9 @@ import typer
 from aqe.config.asked import Asked
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
 from aqe.config.sources import SPLITS
+from aqe.connection import connect
 from aqe.errors import ConfigError, DependencyError, StorageError
-from aqe.exits import QUIET, quietly
-from aqe.observe.lines import FOLLOWED
+from aqe.exits import quietly
 from aqe.observe.progress import duration, say
 from aqe.observe.screen import log_file, screened
 
@@ -104,44 +104,6 @@ def _plan(asked: Asked, config: PipelineConfig, model: "Checked | None") -> None
         say(f"warning: {there} has {free / 1e9:.1f} GB left, which may be too little")
 
 
-def _connect() -> None:
-    """Join the cluster that RAY_ADDRESS names (as inside `ray job submit`), or start Ray on this machine.
-
-    DependencyError where no such cluster answers.
-    """
-    import logging
-
-    import ray
-    import ray.data  # It gives its loggers a level when it is imported.
-
-    options: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": True}
-    followed = {FOLLOWED: os.environ[FOLLOWED]} if FOLLOWED in os.environ else {}
-    if not os.environ.get("RAY_ADDRESS"):
-        variables = QUIET | followed
-        source = Path(__file__).parents[1]
-        # Where the package is installed, workers find it by themselves, and its neighbours must not come before
-        # Python's own library.
-        if source.name not in ("site-packages", "dist-packages"):
-            variables["PYTHONPATH"] = str(source)
-        options |= {
-            "address": "local",
-            # Ray Train asks the dashboard whether its controller lives, and says each second that nobody answers.
-            "include_dashboard": True,
-            "runtime_env": {"env_vars": variables},
-        }
-    elif followed and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        # A job has them from its submission.
-        options["runtime_env"] = {"env_vars": followed}
-    try:
-        ray.init(**options)
-    except ConnectionError as error:
-        raise DependencyError(
-            f"no Ray cluster answers where RAY_ADDRESS says ({os.environ.get('RAY_ADDRESS')}): "
-            f"{str(error).rstrip('.')}. Start one, or unset RAY_ADDRESS and one is started on this machine."
-        ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
 Verb = Callable[[str, list[str], Path | None, int | None, bool, bool], None]
 
 
@@ -163,7 +125,7 @@ def verb(stage: Callable[["Pipeline"], None]) -> Verb:
             if stage.__name__ == "run":
                 _plan(asked, configured, model)
             with screened(log_file(configured.run_dir)):
-                _connect()
+                connect()
                 from aqe.pipeline import Pipeline
 
                 pipeline = Pipeline(configured)

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from aqe.base_model import ATTENTION
 from aqe.config.sample import EngineConfig
 from aqe.errors import ConfigError
+from aqe.model_files import ATTENTION
 from aqe.observe.progress import say
 from aqe.sample.engine import Engine, Sampling
 
