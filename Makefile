@@ -16,11 +16,12 @@ setup: $(UV)  ## the environment, from the lock of the Python and the GPU that a
 	@PYTHON="$(PYTHON)" ACCELERATOR="$(ACCELERATOR)" requirements/setup.sh $(VENV)
 
 # Any Python 3 with venv brings uv, or any uv the one that the locks are made with.
-$(UV):
+$(UV): Makefile
 	@rm -rf .tool
 	@if ! { $(or $(PYTHON),python3) -m venv .tool && .tool/bin/pip install -q --no-warn-script-location $(PINNED); }; then \
 	  rm -rf .tool && uv venv -q .tool && uv pip install -q --python .tool $(PINNED) || \
 	  { rm -rf .tool; echo "make setup needs a Python 3 with venv (apt-get install python3-venv), or uv."; exit 2; }; fi
+	@touch $(UV)
 
 demo: setup  ## the whole loop at small counts (6 minutes on 2 cores, 8 GB of memory)
 	@$(PY) -m cluster.local.submit --config demo

@@ -39,7 +39,7 @@ def demo(commit: str) -> Path:
     if not tree.exists():
         git("worktree", "add", "--detach", "--force", str(tree), commit)
         (tree / ".venv").symlink_to(ROOT / ".venv")
-    print(f"the demo of {commit}, some ten minutes ...", flush=True)
+    print(f"the demo of {commit}, ...", flush=True)
     command = [str(ROOT / ".venv/bin/python"), "-m", "cluster.local.submit", "--config", "demo"]
     env = {**os.environ, "PYTHONPATH": f"{tree}:{tree / 'platform'}"}
     half = log.with_suffix(".part")

@@ -32,10 +32,11 @@ def main() -> None:
     from aqe.config.pipeline import load_config
     from aqe.evaluate.compare import evaluate
     from aqe.evaluate.systems import systems
+    from aqe.pipeline import Pipeline
 
     # All that is needed of the run: nothing else is asked for.
     config = load_config(args.config, ["evaluate.systems=[bm25_tuned, zero_shot]", "models=[rsft_dpo]"])
-    comparison = Comparison(config)
+    comparison = Comparison(Pipeline(config))
     evidence = comparison.evidence
     queries = read_parquet(evidence.reported.path / "queries.parquet")
     qrels = read_parquet(evidence.reported.path / "qrels.parquet")

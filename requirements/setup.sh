@@ -16,8 +16,8 @@ refuse() {
   exit 2
 }
 
-# The lock and its checksum, as $VENV/.ready holds them. A time would not do: git gives each clone's files new ones.
-stamp() { [ -f "$1" ] && echo "$1 $(sha256sum <"$1" | cut -d ' ' -f 1)"; }
+# The lock, and its and the project's checksum, as $VENV/.ready holds them. A time would not do: git gives each clone's files new ones.
+stamp() { [ -f "$1" ] && echo "$1 $(cat "$1" pyproject.toml | sha256sum | cut -d ' ' -f 1)"; }
 
 # 3.11, of a Python.
 minor() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }

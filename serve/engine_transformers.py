@@ -1,7 +1,8 @@
 """transformers in a replica, where vLLM is absent: requests of a caller that arrive together are one batch.
 
-Each caller's batches are computed in a thread of its own, so that nobody waits for the end of another's. Not by
-`serve.batch`, which has one queue for all and no way to drop what nobody waits for any more from a batch in work.
+Up to THREADS callers' batches are computed at once, each caller's in a thread of its own: these do not wait for the end
+of another's, one more does. Not by `serve.batch`, which has one queue for all and no way to drop what nobody waits for
+any more from a batch in work.
 """
 
 import asyncio

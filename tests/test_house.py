@@ -68,7 +68,7 @@ MAY_KNOW = {
     "check": "align base_model config corpus errors evaluate index observe prompts sample synthetic track",
     "cost": "config corpus synthetic",
     "machine": "errors index storage",
-    "advice": "config cost machine sizes smollm2",
+    "advice": "config cost machine observe sizes smollm2",
     "doctor": "align config cost errors machine nodes sample sizes smollm2",
     "clean": "align artifact chain errors mend observe runs sizes storage",
     "connection": "errors exits observe",

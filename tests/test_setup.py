@@ -76,6 +76,7 @@ def checkout(tmp_path: Path) -> Checkout:
     for version in ("3.10", "3.11", "3.12", "3.13"):
         for kind in ("cpu", "gpu"):
             (tmp_path / "requirements" / f"{kind}-{version}.txt").write_text(f"{kind} {version}\n")
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
     made = Checkout(tmp_path)
     made.program(".tool/bin/uv", UV)
     made.program(".tool/bin/python", "#!/bin/sh\nexit 1\n")

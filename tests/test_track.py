@@ -15,7 +15,7 @@ import pytest
 
 from aqe import track
 from aqe.artifact import write_parquet, write_text
-from aqe.config.pipeline import PipelineConfig, TrackerName
+from aqe.config.pipeline import PipelineConfig, TrackerName, load_config
 from aqe.errors import ConfigError, DependencyError
 from aqe.run import Run
 from aqe.track import PACKAGES, Trackers
@@ -325,3 +325,13 @@ def test_trackers_are_no_part_of_a_result_and_cost_nothing_where_none_is_named(t
     env = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
     assert subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout == "[]\n"  # fmt: skip
     assert not Trackers()._names
+
+
+def test_what_is_compared_is_logged_where_the_command_opened_it(tmp_path: Path) -> None:
+    """The command opens and closes the trackers of its pipeline's run: there must be no other run beside it."""
+    from aqe.comparison import Comparison
+    from aqe.pipeline import Pipeline
+
+    pipeline = Pipeline(load_config("demo", ["evaluate.seeds=2"], tmp_path))
+    comparison = Comparison(pipeline)
+    assert comparison.run is pipeline.run and all(one.run is pipeline.run for one in comparison.pipelines)

@@ -26,7 +26,7 @@ import yaml
 from cluster.local.ray_head import Head, ray_head
 
 if TYPE_CHECKING:
-    from aqe.config.asked import Asked
+    from aqe.config.command_line import CommandLine
     from aqe.observe.screen import Screen
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +56,8 @@ def main() -> int:
     # Looked at here too, so that a mistake is said before a cluster starts.
     from aqe.advice import advice
     from aqe.cli import checked
-    from aqe.config.asked import Asked
     from aqe.config.base import nearest
+    from aqe.config.command_line import CommandLine
     from aqe.config.pipeline import is_file
     from aqe.cost import cost
     from aqe.errors import ConfigError
@@ -73,7 +73,7 @@ def main() -> int:
             raise ConfigError(
                 f"--job {args.job}: there is no such job.{nearest(args.job, jobs)} There are {', '.join(jobs)}."
             )
-        asked = Asked(args.config, tuple(args.set), None, args.limit, args.small)
+        asked = CommandLine(args.config, tuple(args.set), None, args.limit, args.small)
         config, model = checked(asked)
         if args.job == "run_pipeline":
             plan = cost(config, PARAMETERS if model is None else model.parameters)
@@ -88,7 +88,7 @@ def main() -> int:
     return code
 
 
-def _run(job: str, asked: "Asked", debug: bool, run_dir: Path) -> int:
+def _run(job: str, asked: "CommandLine", debug: bool, run_dir: Path) -> int:
     """Exit code of the job, on a Ray that lives as long as it."""
     from aqe.observe.lines import FOLLOWED
     from aqe.observe.screen import Screen, log_file
@@ -155,6 +155,7 @@ def follow(client: Any, job: str, screen: "Screen") -> int:
             asyncio.run(log.show(client, job))
         status = client.get_job_status(job)
         if status.is_terminal():
+            log.end()
             if status == "SUCCEEDED":
                 return 0
             info = client.get_job_info(job)
@@ -175,6 +176,12 @@ class _Log:
         """Characters that have arrived."""
         self.rest = ""
         """A line whose end has not."""
+
+    def end(self) -> None:
+        """There comes no more: what a job that died had begun to say is a line too."""
+        if self.rest:
+            self.take(self.rest)
+            self.rest = ""
 
     async def show(self, client: Any, job: str) -> None:
         at = 0

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aqe.config.asked import QUERIES, Asked
+from aqe.config.command_line import QUERIES, CommandLine
 from aqe.cost import CORE, Cost, cost, rough
 from aqe.machine import cores, has_gpu, memory
+from aqe.observe.lines import in_job
 from aqe.sizes import size
 from aqe.smollm2 import PARAMETERS
 
@@ -30,13 +31,13 @@ class Cores:
         return generation / self.number, training / self.number
 
 
-def advice(asked: Asked, plan: Cost, command: Sequence[str] | None = None) -> Iterator[str]:
+def advice(asked: CommandLine, plan: Cost, command: Sequence[str] | None = None) -> Iterator[str]:
     """Lines for a person before `command` (`aqe run`, as this program was called) does what is asked.
 
     None where a cluster does it, or where there is a GPU.
     """
     # Inside of a job, whoever submitted it has said it.
-    if os.environ.get("RAY_ADDRESS") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or has_gpu():
+    if os.environ.get("RAY_ADDRESS") or in_job() or has_gpu():
         return
     smaller = asked.smaller
     small = None if asked.small else lambda: cost(smaller.load(), PARAMETERS)

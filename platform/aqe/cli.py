@@ -1,7 +1,6 @@
 """The command `aqe`: a verb for each stage, which jobs/ share, and what looks before and after a run."""
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aqe.config.asked import Asked
+from aqe.config.command_line import CommandLine
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
 from aqe.config.sources import SPLITS
 from aqe.connection import connect
 from aqe.errors import ConfigError, DependencyError, StorageError
 from aqe.exits import quietly
+from aqe.observe.lines import in_job
 from aqe.observe.progress import duration, say
 from aqe.observe.screen import log_file, screened
 
@@ -58,9 +58,9 @@ app = _program(
 )
 
 
-def checked(asked: Asked) -> tuple[PipelineConfig, "Checked | None"]:
+def checked(asked: CommandLine) -> tuple[PipelineConfig, "Checked | None"]:
     """The configuration and its model, after all has been looked at that can be found wrong before compute."""
-    inside = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    inside = in_job()
     if inside and asked.base_dir is None and asked.directory.is_relative_to(Path.cwd()):
         raise ConfigError(
             "inside `ray job submit` the working directory is a copy that vanishes with the job. Say where "
@@ -80,7 +80,7 @@ def checked(asked: Asked) -> tuple[PipelineConfig, "Checked | None"]:
     return config, check(config)
 
 
-def _plan(asked: Asked, config: PipelineConfig, model: "Checked | None") -> None:
+def _plan(asked: CommandLine, config: PipelineConfig, model: "Checked | None") -> None:
     """Say what a run takes. StorageError where the disk cannot hold the half of it: it is an estimate.
 
     What lies in the run's directory already is not written again by a run that is resumed.
@@ -120,7 +120,7 @@ def verb(stage: Callable[["Pipeline"], None]) -> Verb:
     ) -> None:
         started = time.monotonic()
         with quietly(debug):
-            asked = Asked(config, tuple(set_), base_dir, limit, small)
+            asked = CommandLine(config, tuple(set_), base_dir, limit, small)
             configured, model = checked(asked)
             if stage.__name__ == "run":
                 _plan(asked, configured, model)
@@ -149,7 +149,7 @@ def run(pipeline: "Pipeline") -> None:
     """The whole loop: sample, rank, prefer, align (RSFT, then DPO), expand, evaluate."""
     from aqe.comparison import Comparison
 
-    comparison = Comparison(pipeline.config)
+    comparison = Comparison(pipeline)
     comparison.prepare()
     say(comparison.evaluate())
 
@@ -223,7 +223,7 @@ def evaluate(pipeline: "Pipeline") -> None:
     """Aligned models -> report: greedy expansions of held-out queries, searched and compared."""
     from aqe.comparison import Comparison
 
-    say(Comparison(pipeline.config).evaluate())
+    say(Comparison(pipeline).evaluate())
 
 
 @app.command()
@@ -237,7 +237,7 @@ def check(
 ) -> None:
     """Find what would stop a run, before it costs anything, and say what it takes at most."""
     with quietly(debug):
-        asked = Asked(config, tuple(set_), base_dir, limit, small)
+        asked = CommandLine(config, tuple(set_), base_dir, limit, small)
         configured, model = checked(asked)
         _plan(asked, configured, model)
         say(f"{config}: nothing is wrong; a run writes its artifacts to {configured.run_dir}")

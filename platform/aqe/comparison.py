@@ -5,7 +5,7 @@ from functools import cached_property
 
 from aqe import chain
 from aqe.artifact import Artifact
-from aqe.config.pipeline import RANDOM, PipelineConfig, every_stage
+from aqe.config.pipeline import RANDOM, every_stage
 from aqe.config.sample import PromptConfig
 from aqe.config.sources import SPLITS
 from aqe.evaluate.choice import Choice
@@ -32,11 +32,11 @@ from aqe.sample.stage import Asked
 
 
 class Comparison:
-    """The systems of one configuration, on the split that `evaluate.split` names."""
+    """The systems of the first seed's pipeline and of the others, on the split that `evaluate.split` names."""
 
-    def __init__(self, config: PipelineConfig) -> None:
-        self.config = config
-        self.first = Pipeline(config)
+    def __init__(self, first: Pipeline) -> None:
+        self.first = first
+        self.config = config = first.config
         self.pipelines = [self.first]
         self.pipelines += [Pipeline(config.seeded(i), self.first.run) for i in range(1, config.evaluate.seeds)]
         """One for each training seed. Controls that nothing is trained for are the first one's."""

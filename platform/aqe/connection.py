@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aqe.errors import DependencyError
 from aqe.exits import QUIET
-from aqe.observe.lines import FOLLOWED
+from aqe.observe.lines import FOLLOWED, in_job
 
 
 def connect() -> None:
@@ -32,7 +32,7 @@ def connect() -> None:
             "include_dashboard": True,
             "runtime_env": {"env_vars": variables},
         }
-    elif followed and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+    elif followed and not in_job():
         # A job has them from its submission.
         options["runtime_env"] = {"env_vars": followed}
     try:

@@ -102,14 +102,14 @@ class Pipeline:
 
     def candidates(self, split: Split, limit: int | None = None, of: str | None = None) -> Asked:
         """What is asked for them."""
-        generation = Generation.draw(self.config.sample, self.config.engine, self._asked(of), limit)
+        generation = Generation.draw(self.config.sample, self.config.engine, self._prompt_for(of), limit)
         return Asked(_named(f"sample_{split}", of), generation, self.judged(split), self.language_model(of))
 
     def ask(self, *asked: Asked) -> list[Artifact]:
         """What models answer, each of which is loaded once for all that it is asked."""
         return sample_all(self.run, asked)
 
-    def _asked(self, of: str | None) -> PromptConfig:
+    def _prompt_for(self, of: str | None) -> PromptConfig:
         return resolve(self.config.sample_prompt if of is None else self.config.prompt)
 
     def ranks(self, split: Split = "train", limit: int | None = None, of: str | None = None) -> Artifact:
@@ -126,7 +126,7 @@ class Pipeline:
         """What the aligned model of this name comes from."""
         of = self._drawn_for(name)
         artifacts = (self.corpus, self.queries, self.index, self.samples(of=of), self.ranks(of=of), self.preferred(of))
-        return Origin(self.config, self.base, *artifacts, self._asked(of), self.tuned)
+        return Origin(self.config, self.base, *artifacts, self._prompt_for(of), self.tuned)
 
     def model(self, name: str) -> Artifact:
         """The aligned model of this name: its last stage's artifact, with `model/` in it.

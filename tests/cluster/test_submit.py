@@ -68,3 +68,12 @@ def test_a_broken_log_stream_is_taken_up_again(
     fault = ["logging.cc: noise", f"All of it is in {log}"] if code == 1 else []
     assert shown[3:] == [*said_itself, *fault]
     assert (f"The job ended as {ends}: why" in capsys.readouterr().err) == (code == 1)
+
+
+def test_a_line_that_a_dead_job_left_unfinished_is_shown() -> None:
+    taken: list[str] = []
+    log = submit._Log(taken.append)
+    log.rest = "Fatal Python error"
+    log.end()
+    log.end()
+    assert taken == ["Fatal Python error"]

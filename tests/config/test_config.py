@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from aqe.config import reference
-from aqe.config.asked import QUERIES, Asked
 from aqe.config.base import models
+from aqe.config.command_line import QUERIES, CommandLine
 from aqe.config.data import ModelConfig, is_path
 from aqe.config.evaluate import System
 from aqe.config.pipeline import PRESETS, PipelineConfig, load_config
@@ -218,7 +218,7 @@ def test_small_sets_what_is_not_typed(tmp_path: Path) -> None:
         "queries: {all: {format: jsonl, path: q.jsonl}, split: {train: 0.8, dev: 0.1, test: 0.1}}\n"
         "sample: {num_samples: 50, temperature: 0.7}\n"
     )
-    asked = Asked(str(tmp_path / "mine.yaml"), ("sample.max_tokens=16",), small=True)
+    asked = CommandLine(str(tmp_path / "mine.yaml"), ("sample.max_tokens=16",), small=True)
     config = asked.load()
     assert config.model == ModelConfig() and config.models == ("rsft_dpo",)
     assert (config.sample.num_samples, config.sample.max_tokens, config.sample.temperature) == (8, 16, 0.7)

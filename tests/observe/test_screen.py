@@ -265,3 +265,25 @@ def test_a_command_in_a_terminal_draws_live_lines(tmp_path: Path) -> None:
     text = shown.decode()
     assert "✓" in text and "made in 00:07" in text and "| a | table |" in text and "done" in text
     assert "core_worker" not in text and "@aqe" not in text
+
+
+def test_a_log_that_cannot_be_written_ends_no_run() -> None:
+    out = io.StringIO()
+    with Screen(Path("/dev/full"), Console(file=out, force_terminal=False, width=200)) as screen:
+        for line in (encoded(MADE), "Ray says so", encoded(FOUND)):
+            screen.take(line)
+    shown = out.getvalue()
+    assert shown.count("cannot be written any more") == 1 and str(MADE) in shown and str(FOUND) in shown
+
+
+@pytest.mark.parametrize("variable", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}, {"LANG": "C", "LC_ALL": "C"}])
+def test_bytes_that_are_no_text_and_colours_that_are_asked_for_lose_no_line(
+    variable: dict[str, str], tmp_path: Path
+) -> None:
+    said = b"\xff\xfe from C code\n" + encoded(STEP).encode() + b"\n" + encoded(MADE).encode() + b"\n@aqe over\n"
+    env = {**os.environ, **variable, "PYTHONPATH": str(ROOT / "platform")}
+    command = [sys.executable, "-m", "aqe.observe.screen", str(tmp_path / "log")]
+    done = subprocess.run(command, input=said, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    plain = re.sub(r"\x1b\[[\d;]*m", "", done.stdout.decode())
+    assert str(MADE) in plain and str(STEP) in plain and "from C code" in (tmp_path / "log").read_text()

@@ -272,7 +272,10 @@ def fit(job: dict[str, Any], *, workers: int, storage: Path) -> Path:
                 ) from error
         raise
     if checkpoint is None:
-        raise ConfigError(Path(job["refused"]).read_text())
+        refused = Path(job["refused"])
+        if not refused.exists():
+            raise RuntimeError(f"training below {storage} ended without a checkpoint, and no worker says why")
+        raise ConfigError(refused.read_text())
     return Path(checkpoint.path)
 
 
@@ -311,7 +314,8 @@ def _progress(path: Path, kind: Kind, title: str, say: Callable[[str], None]) ->
                 continue
             said = now
             if "steps" not in now:
-                say(Line(title, now["doing"]))
+                # A share, so that it takes the place of the last step where workers start again.
+                say(Line(title, now["doing"], share=0.0))
                 continue
             first = first or (time.time(), now["step"])
             pace = (time.time() - first[0]) / max(1, now["step"] - first[1])

@@ -87,7 +87,9 @@ def _begins(job: dict[str, Any], rank: int) -> bool:
     A refusal is a file and no error, which Ray Train would answer with other workers. Before the arguments of the
     trainer: with ZeRO-3 these shard every model that is loaded after them.
     """
+    import torch
     import torch.distributed as dist
+    from ray.train.torch import get_device
 
     from aqe.align.divergence import write_reference
 
@@ -105,8 +107,10 @@ def _begins(job: dict[str, Any], rank: int) -> bool:
             )
         except ConfigError as error:
             write_text(str(error), refused)
-    dist.barrier()
-    return not refused.exists()
+    # Told, not looked for: a shared file system may show another node a new file late.
+    flag = torch.tensor([int(refused.exists())], device=get_device())
+    dist.broadcast(flag, src=0)
+    return not flag.item()
 
 
 def _fields(job: dict[str, Any], output_dir: str) -> dict[str, Any]:

@@ -56,9 +56,9 @@ class LimitsConfig(Config):
     """The same for all requests of one API key (or address) in a minute. More is answered with 429. `null` means no
     limit."""
     beside_others: float = Field(default=0.25, gt=0, le=1)
-    """Share of the engine's batch (`engine.max_batch`) that one API key may fill while others ask too. Alone it may
-    fill all of it. Sequences slow each other down: a small share keeps the others quick, a large one gives more
-    throughput."""
+    """Share of the engine's batch (`engine.max_batch`, 32 with the transformers engine) that one API key may fill while
+    others ask too. Alone it may fill all of it. Sequences slow each other down: a small share keeps the others quick, a
+    large one gives more throughput."""
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     """Bytes of a request body. Longer ones are answered with 413."""
     body_timeout_s: float = Field(default=10, gt=0)

@@ -5,11 +5,18 @@ a mark instead: whatever has no mark comes from Ray or another package, and goes
 """
 
 import json
+import os
 from typing import Any, Literal, get_args
 
 #: Set in the environment of a run that is followed, and of its workers: `live` where a terminal shows it, else `log`.
 FOLLOWED = "AQE_FOLLOWED"
 MARK = "@aqe "
+
+
+def in_job() -> bool:
+    """Whether this process is the driver of a `ray job submit`: whoever submitted it follows it, if anybody does."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
 
 State = Literal["runs", "made", "found"]
 """`found`: an earlier run made it."""

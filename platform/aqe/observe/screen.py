@@ -8,7 +8,6 @@ around them is kept in the log, where it can be read in its order. What it says 
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from aqe.observe.lines import FOLLOWED, Ended, Line, decoded
+from aqe.observe.lines import FOLLOWED, Ended, Line, decoded, in_job
 from aqe.observe.progress import duration
 
 #: What others say that a person must see while the run goes on: work that waits for ever, memory, disks, nodes.
@@ -43,11 +42,16 @@ def log_file(run_dir: Path) -> Path:
     return run_dir / "logs" / time.strftime("%Y-%m-%d-%H%M%S.log")
 
 
+def shown_live(stream: int) -> bool:
+    """Whether a person sees this stream in a terminal whose lines can be written again."""
+    return os.isatty(stream) and os.environ.get("TERM") != "dumb"
+
+
 class Screen:
     """A context that shows lines as they are taken. `log` gets every one, as plain text."""
 
     def __init__(self, log: Path, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+        self._console = console or Console(highlight=False, force_terminal=shown_live(1))
         self._path = log
         self._running: dict[str, tuple[Line, float]] = {}
         """What was last said of each running stage, and since when it runs."""
@@ -67,7 +71,8 @@ class Screen:
 
     def __enter__(self) -> "Screen":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._log: TextIO = self._life.enter_context(self._path.open("a"))
+        log = self._path.open("a", encoding="utf-8", errors="replace")
+        self._log: TextIO | None = self._life.enter_context(log)
         self.show(f"What Ray and other packages print goes to {self._path}", "dim")
         if self._console.is_terminal:
             live = Live(
@@ -82,13 +87,24 @@ class Screen:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._life.close()
+        # What a full disk did not take is tried again when the log is closed.
+        with contextlib.suppress(OSError):
+            self._life.close()
+
+    def _keep(self, line: str) -> None:
+        """Log a line. A run outlives a disk that is full for a moment, so its log must not end it."""
+        if self._log is not None:
+            try:
+                self._log.write(f"{line}\n")
+                self._log.flush()
+            except OSError as error:
+                self._log = None
+                self.show(f"{self._path} cannot be written any more: {error}", "yellow")
 
     def take(self, line: str) -> None:
         """One line of what a run prints, without its end."""
         message = decoded(line)
-        self._log.write(f"{line if message is None else message}\n")
-        self._log.flush()
+        self._keep(line if message is None else message)
         if message is None:
             self._other(line)
         elif isinstance(message, Line):
@@ -168,7 +184,7 @@ def screened(log: Path) -> Iterator[None]:
         streams = [sys.stdout.fileno(), sys.stderr.fileno()]
     except (OSError, ValueError, AttributeError):
         streams = []
-    if FOLLOWED in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or streams != [1, 2]:
+    if FOLLOWED in os.environ or in_job() or streams != [1, 2]:
         yield
         return
     reading, writing = os.pipe()
@@ -177,6 +193,8 @@ def screened(log: Path) -> Iterator[None]:
         # What lies where the user is must not come before Python's own library.
         [sys.executable, "-P", "-m", "aqe.observe.screen", str(log)],
         stdin=reading,
+        # Ctrl-C is for the run, which says so and ends.
+        process_group=0,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))},
     )
     os.close(reading)
@@ -186,12 +204,14 @@ def screened(log: Path) -> Iterator[None]:
     for stream in streams:
         os.dup2(writing, stream)
     os.close(writing)
-    os.environ[FOLLOWED] = "live" if os.isatty(saved[0]) else "log"
+    os.environ[FOLLOWED] = "live" if shown_live(saved[0]) else "log"
     try:
         yield
     finally:
-        print(OVER, flush=True)
-        sys.stderr.flush()
+        # A follower that died must not hide why the run ended.
+        with contextlib.suppress(OSError):
+            print(OVER, flush=True)
+            sys.stderr.flush()
         for stream, kept in zip(streams, saved, strict=True):
             os.dup2(kept, stream)
             os.close(kept)
@@ -205,8 +225,8 @@ OVER = "@aqe over"
 
 def main() -> None:
     """Show what comes from standard input, until it is over."""
-    # Ctrl-C is for the run, which says so and ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # C code and Java print what they like.
+    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     with Screen(Path(sys.argv[1])) as screen:
         for line in sys.stdin:
             if line.rstrip("\n") == OVER:

@@ -19,7 +19,7 @@ QUERIES = 200
 
 
 @dataclass(frozen=True)
-class Asked:
+class CommandLine:
     """What is typed. Relative paths are below `base_dir`, where it is given."""
 
     config: str
@@ -35,7 +35,7 @@ class Asked:
         return self.base_dir or own_directory(self.config)
 
     @property
-    def smaller(self) -> "Asked":
+    def smaller(self) -> "CommandLine":
         """The same with `--small`, without what would make it larger again."""
         keys = tuple(one.partition("=")[0] for one in SMALL)
         kept = [one for one in self.overrides if not any(_below(one.partition("=")[0], key) for key in keys)]
