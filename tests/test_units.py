@@ -326,7 +326,9 @@ def test_units_that_overlap_are_each_done_once(ray_cluster: None, tmp_path: Path
     letters = read_parquet(out / "dead_letters").to_pylist()
     assert sorted(letter["reason"] for letter in letters) == ["ValueError: forty"] * 2 + ["unlucky"]
     assert read_parquet(out / "data")["n"].to_pylist() == [n for n in range(100) if n not in (13, 40, 41)]
-    assert sum(stats["phases"].values()) == pytest.approx(stats["cpu_hours"] * 3600 / workers, abs=0.1)
+    # Of two workers one may have had all units, and a worker that had none is not counted.
+    held = [stats["cpu_hours"] * 3600 / count for count in range(1, workers + 1)]
+    assert any(sum(stats["phases"].values()) == pytest.approx(one, abs=0.1) for one in held)
 
     mended.touch()
     (out / "data" / "000000020-000000022.parquet").unlink()
